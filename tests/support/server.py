@@ -35,8 +35,10 @@ def free_port() -> int:
     Systems give higher ports to connections: one that waits for the server could get that port for its own
     side, and be connected to itself. Tests in Rust take lower ones.
     """
+    # Each worker has ports of its own, so that a server that is started again finds its port free.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 14
     for _ in range(10_000):
-        port = random.randrange(25_000, 32_000)
+        port = 25_000 + 500 * worker + random.randrange(500)
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::future::join_all;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
@@ -16,6 +17,7 @@ use crate::Registry;
 use crate::member::Member;
 use crate::place::Place;
 use crate::reach;
+use crate::registry::PoolHeads;
 
 /// The shortest pause between reads of the registry for unknown pools.
 const REFRESH_AT_MOST: Duration = Duration::from_millis(500);
@@ -76,18 +78,6 @@ impl Members {
             }
             Error::unavailable(format!("pool {name} is not registered"))
         })
-    }
-
-    /// Whether a queue has no head at a place. A frozen head is one.
-    ///
-    /// # Errors
-    /// As [`Self::at`], and those of the store.
-    pub(crate) async fn has_no_head(&self, place: &Place, key: &QueueKey) -> Result<bool, Error> {
-        match self.at(place).await?.store().await?.generation(key).await {
-            Ok(head) => Ok(head.is_none()),
-            Err(Error::Moved { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     /// Reads the registry once for all concurrent callers, at most twice a second.
@@ -251,6 +241,17 @@ impl Members {
         match failure {
             Some(error) if answers.is_empty() => Err(error),
             Some(_) | None => Ok(answers),
+        }
+    }
+}
+
+#[async_trait]
+impl PoolHeads for Members {
+    async fn has_no_head(&self, place: &Place, key: &QueueKey) -> Result<bool, Error> {
+        match self.at(place).await?.store().await?.generation(key).await {
+            Ok(head) => Ok(head.is_none()),
+            Err(Error::Moved { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::member::with_source;
 use crate::members::Members;
 use crate::moves::{Ended, Moving, Phase, Record};
 use crate::place::Place;
+use crate::registry::PoolHeads;
 use crate::{Registry, rows, transfers};
 
 /// Rows of one part that is copied, about.

@@ -26,6 +26,7 @@ use crate::mover::Mover;
 use crate::openings::Openings;
 use crate::place::Place;
 use crate::reach::serve;
+use crate::registry::PoolHeads;
 use crate::{Registry, news, rows};
 
 /// How often the registry is read for changes of pools.
@@ -103,7 +104,8 @@ impl Pooled {
         let Options { cached_queues, cached_for, answer_timeout, dead_letter_wait, .. } = options;
         let places = Cache::builder().max_capacity(cached_queues).time_to_live(cached_for).build();
         let members = Arc::new(Members::new(Arc::clone(&registry), options.tasks, answer_timeout));
-        registry.set_members(&members);
+        let heads: Arc<dyn PoolHeads> = Arc::clone(&members) as _;
+        registry.set_members(Arc::downgrade(&heads));
         let letters =
             DeadLetterMover::new(Arc::clone(&registry), Arc::clone(&members), dead_letter_wait);
         let dead_letters = Arc::new(letters);

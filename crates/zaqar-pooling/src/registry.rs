@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use zaqar_core::pools::{Error, Flavor, FlavorName, Pool, PoolChange, PoolName, Pools, masked};
-use zaqar_core::storage::{ManagementStore, MessageStore};
+use zaqar_core::storage::{self, ManagementStore, MessageStore};
 use zaqar_core::{ProjectId, QueueKey};
 
-use crate::members::Members;
+use crate::place::Place;
 use crate::pools::PoolSet;
 use crate::{Connector, Purpose, rows};
 
@@ -25,7 +25,17 @@ pub struct Registry {
     configured: Arc<dyn MessageStore>,
     has_virtual_pool: bool,
     /// The stores of the pools, once they are opened.
-    members: OnceLock<Weak<Members>>,
+    members: OnceLock<Weak<dyn PoolHeads>>,
+}
+
+/// The heads of queues in the stores of the pools.
+#[async_trait]
+pub(crate) trait PoolHeads: Send + Sync {
+    /// Whether a queue has no head at a place. A frozen head is one.
+    ///
+    /// # Errors
+    /// [`storage::Error::Unavailable`] for a pool that is not registered; those of its store.
+    async fn has_no_head(&self, place: &Place, key: &QueueKey) -> Result<bool, storage::Error>;
 }
 
 impl fmt::Debug for Registry {
@@ -70,12 +80,12 @@ impl Registry {
     }
 
     /// Says where the stores of the pools are. The first call counts.
-    pub(crate) fn set_members(&self, members: &Arc<Members>) {
-        let _ = self.members.set(Arc::downgrade(members));
+    pub(crate) fn set_members(&self, members: Weak<dyn PoolHeads>) {
+        let _ = self.members.set(members);
     }
 
     /// The stores of the pools, if they are open.
-    pub(crate) fn members(&self) -> Option<Arc<Members>> {
+    pub(crate) fn members(&self) -> Option<Arc<dyn PoolHeads>> {
         self.members.get().and_then(Weak::upgrade)
     }
 
