@@ -2,7 +2,7 @@
 //! [`Transfer`] describes how they get there.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -18,6 +18,7 @@ use zaqar_core::{
 
 use crate::catalogue::contended;
 use crate::deliveries::{Deliverer, Delivery, Moment};
+use crate::interval_task::IntervalTask;
 use crate::member::Member;
 use crate::members::Members;
 use crate::place::Place;
@@ -61,7 +62,7 @@ pub(crate) struct DeadLetterMover {
     deliverer: Deliverer,
     permits: Arc<Shares<Owner>>,
     /// When undelivered letters were last searched for, and the task that delivers them.
-    resumed: Mutex<(Timestamp, Option<JoinHandle<()>>)>,
+    resuming: IntervalTask,
     /// How long a claim waits until the letters that it moved are in the dead-letter queue.
     wait: Duration,
     log: StateLog,
@@ -99,7 +100,7 @@ impl DeadLetterMover {
             registry,
             members,
             permits: Arc::new(Shares::new(MAX_DELIVERIES)),
-            resumed: Mutex::new((Timestamp::from_millis(0), None)),
+            resuming: IntervalTask::new(RESUME_EVERY),
             wait,
             log: StateLog::new(),
         }
@@ -234,20 +235,13 @@ impl DeadLetterMover {
 
     /// Starts to deliver letters that other servers left, unless that was done recently.
     pub(crate) fn resume_in_background(self: &Arc<Self>, now: Timestamp) {
-        let mut resumed = self.resumed.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, task) = &mut *resumed;
-        let is_early = *at <= now && at.plus_secs(RESUME_EVERY) > now;
-        if is_early || task.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
-        }
         let mover = Arc::clone(self);
-        let resume = async move {
+        self.resuming.start(now, async move {
             if let Err(error) = mover.resume(now).await {
                 let error = &error as &dyn std::error::Error;
                 warn!(error, "dead letters on their way to other pools cannot be listed");
             }
-        };
-        *resumed = (now, Some(tokio::spawn(resume)));
+        });
     }
 
     /// Delivers letters that other servers left.

@@ -7,6 +7,7 @@ mod deliveries;
 mod drain_pauses;
 mod drains;
 mod flavors;
+mod interval_task;
 mod leases;
 mod member;
 mod members;

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use zaqar_core::pools;
@@ -18,6 +17,7 @@ use crate::catalogue::{Placement, contended};
 use crate::dead_letters::DeadLetterMover;
 use crate::deliveries::Moment;
 use crate::drain_pauses::DrainPauses;
+use crate::interval_task::IntervalTask;
 use crate::member::with_source;
 use crate::members::Members;
 use crate::moves::{Ended, Moving, Phase, Record};
@@ -41,6 +41,9 @@ const LETTER_PAUSE: Duration = Duration::from_millis(100);
 /// Moves at a time that callers began. Others are begun by [`Mover::resume`].
 const MAX_MOVES: usize = 8;
 
+/// Seconds between two looks for moves that were left half done.
+const RESUME_EVERY: u64 = 2;
+
 /// Moves queues between pools.
 pub(crate) struct Mover {
     pub(crate) registry: Arc<Registry>,
@@ -53,7 +56,7 @@ pub(crate) struct Mover {
     busy: Mutex<HashSet<QueueKey>>,
     permits: Arc<Semaphore>,
     /// When moves were last looked for, and the task that does.
-    pub(crate) resumed: Mutex<(Timestamp, Option<JoinHandle<()>>)>,
+    pub(crate) resuming: IntervalTask,
     pub(crate) drain_pauses: DrainPauses,
     pub(crate) log: StateLog,
 }
@@ -88,7 +91,7 @@ impl Mover {
             moved_for,
             busy: Mutex::default(),
             permits: Arc::new(Semaphore::new(MAX_MOVES)),
-            resumed: Mutex::new((Timestamp::from_millis(0), None)),
+            resuming: IntervalTask::new(RESUME_EVERY),
             drain_pauses: DrainPauses::default(),
             log: StateLog::new(),
         }

@@ -1,6 +1,6 @@
 //! Goes on with moves that were left half done, by their records.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use tracing::warn;
 use zaqar_core::storage::{Error, QueueRow};
@@ -11,8 +11,6 @@ use crate::mover::{Mover, OWNED_FOR};
 use crate::moves::{Ended, Record};
 use crate::rows;
 
-/// Seconds between two looks for moves that were left half done.
-const RESUME_EVERY: u64 = 2;
 /// Seconds for which the record of a move is kept.
 const REMEMBERED_FOR: u64 = 600;
 /// Records that are read at a time.
@@ -22,20 +20,13 @@ impl Mover {
     /// Begins to look for moves that were left half done, and for pools to drain, unless that was
     /// done just now.
     pub(crate) fn resume_in_background(self: &Arc<Self>, now: Timestamp) {
-        let mut resumed = self.resumed.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, task) = &mut *resumed;
-        let is_early = *at <= now && at.plus_secs(RESUME_EVERY) > now;
-        if is_early || task.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
-        }
         let mover = Arc::clone(self);
-        let resume = async move {
+        self.resuming.start(now, async move {
             if let Err(error) = mover.resume(now).await {
                 let error = &error as &dyn std::error::Error;
                 warn!(error, "moves of queues cannot be listed");
             }
-        };
-        *resumed = (now, Some(tokio::spawn(resume)));
+        });
     }
 
     /// Goes on with moves, and drains pools.
