@@ -50,7 +50,7 @@ fn acknowledged_writes_are_majority_writes_whatever_the_uri_says() {
     block_on(async {
         for option in ["journal=true", "wtimeoutMS=5000", "readConcernLevel=local", "w=majority"] {
             let (name, sent) = (server::name(), Sent::default());
-            let uri = server::uri();
+            let uri = server::uri(&name);
             let mark = if uri.contains('?') { '&' } else { '?' };
             let store = Mongo::open(Options {
                 uri: Secret::new(format!("{uri}{mark}{option}")),

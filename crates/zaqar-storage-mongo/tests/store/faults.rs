@@ -122,16 +122,14 @@ impl AddAssign for Row {
 #[test]
 fn each_statement_of_each_operation_may_fail_before_and_after_its_execution() {
     block_on(async {
-        let Some(address) = plain_address() else {
+        if plain_address("").is_none() {
             eprintln!("skipped: {} has more than a host and a port, as a proxy needs", server::URI);
             return;
-        };
+        }
         let (operations, is_full) = wanted();
         let parts = (0..PARTS).flat_map(|part| operations.iter().map(move |name| (*name, part)));
-        let rows = stream::iter(parts).map(|(operation, part)| {
-            let address = address.clone();
-            async move { (operation, check(address, operation, part, is_full).await) }
-        });
+        let rows = stream::iter(parts)
+            .map(async |(operation, part)| (operation, check(operation, part, is_full).await));
         let mut table = BTreeMap::<_, Row>::new();
         let mut rows = rows.buffer_unordered(AT_ONCE);
         while let Some((operation, row)) = rows.next().await {
@@ -188,8 +186,10 @@ impl Stores {
 }
 
 /// Runs one operation with a part of the faults in each of its statements, in its own database.
-async fn check(address: String, operation: &str, part: usize, is_full: bool) -> Row {
-    let (name, proxy) = (server::name(), Proxy::start(address).await);
+async fn check(operation: &str, part: usize, is_full: bool) -> Row {
+    let name = server::name();
+    let address = plain_address(&name).expect("it was checked");
+    let proxy = Proxy::start(address).await;
     let stores = Stores::open(&name, proxy).await;
     let db = server::database(&name).await;
     let template = Template::new(&stores.retrying, &db).await;

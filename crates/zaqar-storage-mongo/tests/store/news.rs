@@ -117,11 +117,12 @@ async fn next_post(news: &mut NewsStream, topic: &str) -> u64 {
 #[test]
 fn change_streams_resume_after_errors() {
     block_on(async {
-        let Some(address) = plain_address() else {
+        let name = server::name();
+        let Some(address) = plain_address(&name) else {
             eprintln!("skipped: {} has more than a host and a port, as a proxy needs", server::URI);
             return;
         };
-        let (name, proxy) = (server::name(), Proxy::start(address).await);
+        let proxy = Proxy::start(address).await;
         let listener = Mongo::open(Options {
             uri: zaqar_core::Secret::new(proxy.uri()),
             // Only when a stream has ended.

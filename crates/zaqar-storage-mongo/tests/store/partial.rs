@@ -28,11 +28,12 @@ struct Stores {
 
 impl Stores {
     async fn open() -> Option<Self> {
-        let Some(address) = plain_address() else {
+        let name = server::name();
+        let Some(address) = plain_address(&name) else {
             eprintln!("skipped: {} has more than a host and a port, as a proxy needs", server::URI);
             return None;
         };
-        let (name, proxy) = (server::name(), Proxy::start(address).await);
+        let proxy = Proxy::start(address).await;
         let pause = Duration::from_millis(1);
         let options = Options {
             uri: zaqar_core::Secret::new(proxy.uri()),

@@ -128,11 +128,12 @@ impl Load {
 #[test]
 fn errors_at_random_statements_lose_and_double_nothing() {
     block_on(async {
-        let Some(address) = plain_address() else {
+        let name = server::name();
+        let Some(address) = plain_address(&name) else {
             eprintln!("skipped: {} has more than a host and a port, as a proxy needs", server::URI);
             return;
         };
-        let (name, proxy) = (server::name(), Proxy::start(address).await);
+        let proxy = Proxy::start(address).await;
         let mut stores = Vec::new();
         for max_reconnect_attempts in [10, 0, 10, 0] {
             let pause = Duration::from_millis(1);

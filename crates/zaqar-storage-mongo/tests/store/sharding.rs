@@ -12,11 +12,12 @@ use crate::support::server;
 #[test]
 fn a_sharded_collection_is_rejected_at_startup_by_its_name() {
     block_on(async {
-        let Some(address) = plain_address() else {
+        let name = server::name();
+        let Some(address) = plain_address(&name) else {
             eprintln!("skipped: {} has more than a host and a port, as a proxy needs", server::URI);
             return;
         };
-        let (name, proxy) = (server::name(), Proxy::start(address).await);
+        let proxy = Proxy::start(address).await;
         let options = || Options { uri: Secret::new(proxy.uri()), ..server::options(&name) };
         for collection in [
             "queue_rows",

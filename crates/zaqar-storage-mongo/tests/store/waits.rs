@@ -166,11 +166,12 @@ struct Posting {
 impl Posting {
     /// `None` if a proxy cannot be used.
     async fn new(has_subscribers: bool) -> Option<Self> {
-        let Some(address) = plain_address() else {
+        let name = server::name();
+        let Some(address) = plain_address(&name) else {
             eprintln!("skipped: {} has more than a host and a port, as a proxy needs", server::URI);
             return None;
         };
-        let (name, proxy, sent) = (server::name(), Proxy::start(address).await, Sent::default());
+        let (proxy, sent) = (Proxy::start(address).await, Sent::default());
         let direct = server::open(&name).await;
         let scene = Scene::new(&direct).await;
         if !has_subscribers {

@@ -287,9 +287,9 @@ impl Drop for Pending<'_> {
     }
 }
 
-/// The server's host and port, if a proxy needs nothing else of its URI.
-pub(crate) fn plain_address() -> Option<String> {
-    let rest = super::server::uri().strip_prefix("mongodb://")?;
+/// The host and port of a store's server, if a proxy needs nothing else of its URI.
+pub(crate) fn plain_address(name: &str) -> Option<String> {
+    let rest = super::server::uri(name).strip_prefix("mongodb://")?;
     let (address, options) = rest.split_once('/').unwrap_or((rest, ""));
     let is_plain =
         !address.contains(['@', ',']) && !options.contains("tls") && !options.contains("ssl");

@@ -1,4 +1,4 @@
-//! The server that the tests of one binary share, with a database for each test.
+//! The servers that the tests of one binary share, with a database for each test.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -17,18 +17,23 @@ const START: Duration = Duration::from_secs(60);
 /// Long, as the compatible server is slow and the machine may be busy.
 const TIMEOUT: Duration = Duration::from_secs(100);
 
-/// The URI of the server.
-pub(crate) fn uri() -> &'static str {
-    static URI_IN_USE: OnceLock<(String, Option<Child>)> = OnceLock::new();
-    let (uri, _) = URI_IN_USE.get_or_init(|| match std::env::var(URI) {
-        Ok(uri) if !uri.is_empty() => (uri, None),
-        _ => {
+/// The URI of the server with the databases of a store. The compatible server uses one processor,
+/// so there are two, over which the stores are spread.
+pub(crate) fn uri(name: &str) -> &'static str {
+    static SERVERS: OnceLock<[(String, Option<Child>); 2]> = OnceLock::new();
+    let servers = SERVERS.get_or_init(|| {
+        if let Ok(uri) = std::env::var(URI)
+            && !uri.is_empty()
+        {
+            return [(uri.clone(), None), (uri, None)];
+        }
+        [(), ()].map(|()| {
             let (port, server) = start(&compatible_server());
             // Its lookup of retryable writes is slow.
             (format!("mongodb://127.0.0.1:{port}/?retryWrites=false"), Some(server))
-        }
+        })
     });
-    uri
+    &servers[usize::from(name.bytes().last().unwrap_or_default()) % 2].0
 }
 
 fn compatible_server() -> PathBuf {
@@ -75,7 +80,7 @@ pub(crate) fn options(name: &str) -> Options {
         command_timeout: TIMEOUT,
         // The tests simulate time.
         max_clock_skew: None,
-        ..Options::new(uri(), name)
+        ..Options::new(uri(name), name)
     }
 }
 
@@ -86,7 +91,7 @@ pub(crate) fn name() -> String {
 
 /// The database of a store's name.
 pub(crate) async fn database(name: &str) -> Database {
-    let mut options = ClientOptions::parse(uri()).await.unwrap();
+    let mut options = ClientOptions::parse(uri(name)).await.unwrap();
     // On a busy machine the server may be slow.
     options.connect_timeout = Some(TIMEOUT);
     options.server_selection_timeout = Some(TIMEOUT);
