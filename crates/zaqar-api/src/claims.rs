@@ -1,13 +1,16 @@
 //! Operations on claims.
 
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use zaqar_core::limits::MIN_TTL;
 use zaqar_core::metadata::DeadLetterRule;
-use zaqar_core::storage::{Claim, ClaimRequest, Claimed, DeadLetters, Guarded, ListQuery, Message};
-use zaqar_core::{ClaimId, Generation, Incarnation, QueueKey, StateLog, Timestamp, Version};
+use zaqar_core::storage::{Claim, ClaimRequest, Claimed, DeadLetters, Guarded, Message};
+use zaqar_core::{
+    ClaimId, Generation, Incarnation, Position, QueueKey, StateLog, Timestamp, Version,
+};
 
 use crate::directory::ATTEMPTS;
 use crate::messages::MAX_SLICES;
+use crate::seal;
 use crate::{Api, Context, CreateClaim, Error, ReadClaim, RenewClaim, checked_seconds, page_limit};
 
 /// A generation that no queue ever has.
@@ -16,36 +19,24 @@ const NEVER: Generation = Generation { incarnation: Incarnation::new(0), version
 /// The dead-letter queue of a claim.
 #[derive(Debug, Clone, Copy)]
 enum Target {
-    /// None, so that the store says whether a message must be moved that cannot be decrypted.
-    Unchecked,
     /// As it is cached.
     Assumed,
     /// With this generation.
     Found(Generation),
-    /// It cannot be created, or not all messages can be decrypted: they stay where they are.
+    /// It cannot be created: messages stay where they are.
     Missing,
 }
 
-/// Messages that are looked at, at a time, for whether they can be moved.
-const LETTERS: ListQuery = ListQuery {
-    after: None,
-    limit: 100,
-    hide: None,
-    include_claimed: false,
-    include_delayed: false,
-};
-
 /// Claims that left dead letters where they are.
 static OVER_QUOTA: StateLog = StateLog::new();
-static UNREADABLE_LETTERS: StateLog = StateLog::new();
 
 impl Api {
     /// Claims the first free messages for the caller; `None` when there are none. Cost: one store
     /// step.
     ///
-    /// Messages that cannot be decrypted are claimed and counted like others, but not returned, and
-    /// do not become dead letters: while there are such, none of an encrypted queue does. A claim
-    /// that got only such messages is repeated, at most [`MAX_SLICES`] times.
+    /// Messages whose key is not configured are skipped, and do not become dead letters. Those that
+    /// cannot be decrypted although it is, as they were tampered with, are claimed and counted, but
+    /// not returned. A claim that got only such messages is repeated, at most [`MAX_SLICES`] times.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a ttl, grace or limit out of bounds; [`Error::Storage`].
@@ -59,51 +50,52 @@ impl Api {
         let limit = page_limit(request.limit, limits.max_messages_per_claim_or_pop)?;
         let grace = self.claim_grace(request.grace)?;
         let key = context.key(request.queue);
+        let mut after = None;
         for _ in 0..MAX_SLICES {
             let id = ClaimId::new(rand::random());
-            let claim = ClaimRequest { id, ttl, grace, limit, dead_letters: None };
-            let mut messages = self.claim(&key, claim).await?;
-            if messages.is_empty() {
+            let keys = Some(self.key_ids());
+            let claim = ClaimRequest { grace, after, keys, ..ClaimRequest::new(id, ttl, limit) };
+            let (mut messages, next) = self.claim(&key, claim).await?;
+            if messages.is_empty() && next.is_none() {
                 return Ok(None);
             }
             self.open(&key, &mut messages);
             if !messages.is_empty() {
                 return Ok(Some((id, messages)));
             }
+            after = next;
         }
         Ok(None)
     }
 
     /// Creates a claim, with the dead-letter rule of the queue, and returns the messages as they
-    /// are stored.
-    async fn claim(&self, key: &QueueKey, mut claim: ClaimRequest) -> Result<Vec<Message>, Error> {
+    /// are stored, and where the next slice begins.
+    async fn claim(
+        &self,
+        key: &QueueKey,
+        mut claim: ClaimRequest,
+    ) -> Result<(Vec<Message>, Option<Position>), Error> {
         let now = self.inner.clock.now();
         let directory = &self.inner.directory;
         let (mut known, mut target) = (directory.find(key).await?, Target::Assumed);
         for _ in 0..ATTEMPTS {
-            let Some(queue) = known else { return Ok(Vec::new()) };
-            if queue.rules.encrypt && matches!(target, Target::Assumed) {
-                target = Target::Unchecked;
-            }
+            let Some(queue) = known else { return Ok((Vec::new(), None)) };
             let rule = queue.rules.dead_letters.as_ref();
             claim.dead_letters = rule.and_then(|rule| self.dead_letters(key, rule, target));
             match self.inner.messages.claim(key, queue.generation, &claim, now).await? {
-                Guarded::Done(Claimed::Messages { messages, .. }) => return Ok(messages),
+                Guarded::Done(Claimed::Messages { messages, skipped, .. }) => {
+                    seal::report_skipped(skipped.key.as_ref());
+                    return Ok((messages, skipped.next));
+                }
                 Guarded::Done(Claimed::TargetChanged) => {
                     if let Some(dead_letters) = &claim.dead_letters {
-                        let is_unchecked = matches!(target, Target::Unchecked);
-                        target = if is_unchecked && !self.can_open_letters(key, &claim, now).await?
-                        {
-                            Target::Missing
-                        } else {
-                            self.make_dead_letter_queue(&dead_letters.target, now).await?
-                        };
+                        target = self.make_dead_letter_queue(&dead_letters.target, now).await?;
                     }
                     known = Some(queue);
                 }
                 Guarded::Absent => {
                     directory.forget(key);
-                    return Ok(Vec::new());
+                    return Ok((Vec::new(), None));
                 }
                 Guarded::Stale(_) => known = Some(directory.reconcile(key, now).await?),
             }
@@ -182,52 +174,12 @@ impl Api {
     ) -> Option<DeadLetters> {
         let queue = QueueKey { name: rule.queue.clone(), ..source.clone() };
         let generation = match target {
-            Target::Unchecked => NEVER,
             Target::Assumed => self.inner.directory.cached_generation(&queue).unwrap_or(NEVER),
             Target::Found(generation) => generation,
             Target::Missing => return None,
         };
         let DeadLetterRule { max_claim_count, ttl, .. } = *rule;
         Some(DeadLetters { max_claim_count, target: queue, generation, ttl })
-    }
-
-    /// Whether all messages can be decrypted that a claim would move to the dead-letter queue.
-    /// `false` too where there are too many to look at.
-    async fn can_open_letters(
-        &self,
-        key: &QueueKey,
-        claim: &ClaimRequest,
-        now: Timestamp,
-    ) -> Result<bool, Error> {
-        let most = claim.dead_letters.as_ref().map_or(u32::MAX, |rule| rule.max_claim_count);
-        let (mut query, mut left) = (LETTERS, claim.limit);
-        for _ in 0..MAX_SLICES {
-            let page = self.inner.messages.list(key, &query, now).await?;
-            for mut message in page.messages {
-                if message.claim_count < most {
-                    left -= 1;
-                } else if !self.can_open(key, &mut message.payload) {
-                    if let Some(claims) = UNREADABLE_LETTERS.failure() {
-                        let (project, queue) = (&key.project, &key.name);
-                        let key = message.payload.sealed_with.as_ref().map(|id| id.0.as_str());
-                        error!(
-                            %project, %queue, key, claims,
-                            "dead letters stay in their queue, as some cannot be decrypted: is \
-                             their key configured?"
-                        );
-                    }
-                    return Ok(false);
-                }
-                if left == 0 {
-                    return Ok(true);
-                }
-            }
-            match page.next {
-                Some(next) => query.after = Some(next),
-                None => return Ok(true),
-            }
-        }
-        Ok(false)
     }
 
     /// Creates the dead-letter queue that a message must be moved to, or makes its row and head

@@ -5,7 +5,7 @@ use zaqar_core::metadata::Rules;
 use zaqar_core::storage::{
     Batch, Deletable, Deleted, Guarded, ListQuery, Message, MessagePage, NewMessage, PopQuery,
 };
-use zaqar_core::{Checksum, ClaimId, Limits, MessageId, Payload, ProjectId, QueueKey};
+use zaqar_core::{Checksum, ClaimId, KeyId, Limits, MessageId, Payload, ProjectId, QueueKey};
 
 use crate::directory::ATTEMPTS;
 use crate::seal;
@@ -224,17 +224,17 @@ impl Api {
             ))
         })?;
         let key = context.key(request.queue);
-        let keys = self.inner.keyring.as_ref().map(|ring| ring.key_ids()).unwrap_or_default();
-        let mut query = PopQuery { limit, after: None, keys };
+        let mut query = PopQuery { limit, after: None, keys: self.key_ids() };
         for _ in 0..MAX_SLICES {
             let page = self.inner.messages.pop(&key, &query, self.inner.clock.now()).await?;
-            let mut messages = page.messages;
+            let (mut messages, next) = (page.messages, page.skipped.next);
+            seal::report_skipped(page.skipped.key.as_ref());
             self.open(&key, &mut messages);
             // Popped messages are returned before another step can fail.
-            if !messages.is_empty() || page.next.is_none() {
+            if !messages.is_empty() || next.is_none() {
                 return Ok(messages);
             }
-            query.after = page.next;
+            query.after = next;
         }
         Ok(Vec::new())
     }
@@ -244,10 +244,9 @@ impl Api {
         seal::open_readable(self.inner.keyring.as_deref(), &key.project, messages);
     }
 
-    /// Whether a payload can be decrypted; then it is.
-    pub(crate) fn can_open(&self, key: &QueueKey, payload: &mut Payload) -> bool {
-        let keyring = self.inner.keyring.as_deref();
-        seal::open_payload(keyring, &key.project, payload).is_some()
+    /// The keys of messages that can be decrypted.
+    pub(crate) fn key_ids(&self) -> Vec<KeyId> {
+        self.inner.keyring.as_ref().map(|ring| ring.key_ids()).unwrap_or_default()
     }
 
     /// Adds the checksum of the plain body, then encrypts it, as configured for the server and the

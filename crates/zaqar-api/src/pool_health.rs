@@ -85,7 +85,7 @@ impl SelfTest<'_> {
         };
         timed(out, "list_messages", within(store.list(key, &query, now))).await;
         let id = ClaimId::new(rand::random());
-        let claim = ClaimRequest { id, ttl: TTL, grace: TTL, limit: 1, dead_letters: None };
+        let claim = ClaimRequest { grace: TTL, ..ClaimRequest::new(id, TTL, 1) };
         let claimed = done(store.claim(key, generation, &claim, now));
         timed(out, "claim_messages", claimed).await;
         timed(out, "delete_claim", within(store.claim_release(key, id, now))).await;

@@ -4,8 +4,8 @@
 //! AES-256-GCM with the first configured key and the project as associated data, so that a record
 //! copied to another tenant cannot be decrypted. Each record names its key; the other configured
 //! keys decrypt what was encrypted before a rotation. The stored name is the configured id and a
-//! digest of the secret: an id with a new secret names a new key, so that a pop, which removes only
-//! messages whose key is configured, removes none that cannot be decrypted.
+//! digest of the secret: an id with a new secret names a new key, so that pops and claims, which
+//! take only messages whose key is configured, take none that cannot be decrypted.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -142,14 +142,21 @@ pub(crate) fn open_readable(
 ) {
     messages.retain_mut(|message| {
         let opened = open_payload(keyring, project, &mut message.payload);
-        if opened.is_none()
-            && let Some(messages) = UNREADABLE.failure()
-        {
-            let key = message.payload.sealed_with.as_ref().map(|id| id.0.as_str());
-            error!(key, messages, "messages cannot be decrypted: is their key configured?");
+        if opened.is_none() {
+            report_skipped(message.payload.sealed_with.as_ref());
         }
         opened.is_some()
     });
+}
+
+/// Logs that messages with this key are skipped, if any are. A key is configured by a restart, so
+/// there is no recovery to log.
+pub(crate) fn report_skipped(key: Option<&KeyId>) {
+    if let Some(KeyId(key)) = key
+        && let Some(failures) = UNREADABLE.failure()
+    {
+        error!(key, failures, "messages cannot be decrypted: is their key configured?");
+    }
 }
 
 /// Decrypts one payload; `None` if that fails, in which case it is unchanged.

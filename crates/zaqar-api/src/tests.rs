@@ -36,7 +36,7 @@ impl World {
         Api::new(self.store.clone(), self.store.clone(), options)
     }
 
-    fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
 }

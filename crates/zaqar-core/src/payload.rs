@@ -27,4 +27,9 @@ impl Payload {
     pub const fn plain(json: Bytes) -> Self {
         Self { bytes: json, sealed_with: None, checksum: None }
     }
+
+    /// Whether it is plain, or sealed with one of these keys.
+    pub fn opens_with(&self, keys: &[KeyId]) -> bool {
+        self.sealed_with.as_ref().is_none_or(|key| keys.contains(key))
+    }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 use zaqar_core::delivery::{DeliveryAttempt, DeliveryState};
 use zaqar_core::storage::Error;
-use zaqar_core::{MessageId, Timestamp};
+use zaqar_core::{MessageId, StateLog, Timestamp};
 
 use crate::channel::{Outgoing, OutgoingMessage};
 use crate::confirmation;
@@ -26,6 +26,8 @@ use crate::subject::Subject;
 const IMMEDIATE_ATTEMPTS: u32 = 16;
 /// Seconds until a body is retried whose key is not configured.
 const UNREADABLE: u64 = 60;
+
+static UNREADABLE_LOG: StateLog = StateLog::new();
 
 /// The result for the rows that were served together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,11 +198,11 @@ impl Sending<'_> {
         let now = context.parts.clock.now();
         let payload = context.deliveries.body(project, &held.row, now).await?;
         let opened = payload.and_then(|payload| context.parts.bodies.open(project, payload));
-        if opened.is_none() {
-            warn!(
-                message = %held.row.message,
-                "cannot decrypt a message body: is its key configured?"
-            );
+        if opened.is_none()
+            && let Some(failures) = UNREADABLE_LOG.failure()
+        {
+            let message = held.row.message;
+            warn!(%message, failures, "cannot decrypt a message body: is its key configured?");
         }
         Ok(opened)
     }

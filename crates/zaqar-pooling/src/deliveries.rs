@@ -222,11 +222,8 @@ impl Deliverer {
         arrival: &QueueKey,
     ) -> Result<(), Error> {
         let request = |dead_letters| ClaimRequest {
-            id: ClaimId::new(rand::random()),
-            ttl: 1,
-            grace: 0,
-            limit: BATCH,
             dead_letters,
+            ..ClaimRequest::new(ClaimId::new(rand::random()), 1, BATCH)
         };
         for _ in 0..MOVES {
             let Some(own) = store.generation(arrival).await? else { return Ok(()) };

@@ -211,7 +211,7 @@ impl Worker {
         self.made += 1;
         let id = ClaimId::new(u128::from(self.chance.0) << 64 | u128::from(self.made));
         let limit = usize::try_from(1 + self.chance.below(5))?;
-        let request = ClaimRequest { id, ttl: 86_400, grace: 0, limit, dead_letters: None };
+        let request = ClaimRequest::new(id, 86_400, limit);
         self.acks.tell(&format!("claiming {id}"))?;
         let claimed = match self.store.claim(queue, LIFE, &request, NOW).await? {
             Guarded::Done(Claimed::Messages { messages, .. }) => messages,

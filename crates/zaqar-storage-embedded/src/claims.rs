@@ -12,8 +12,8 @@ use zaqar_core::{ClaimId, Generation, QueueKey, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::first_free::Progress;
-use crate::rows::{State, StateRow, body, find_held, message};
+use crate::first_free::{Progress, Search};
+use crate::rows::{Body, State, StateRow, body, find_held, message};
 use crate::statements::Statements;
 use crate::writer_state::{Head, WriterState, find_head, millis, time};
 
@@ -50,8 +50,10 @@ impl Claims for Embedded {
             };
             dead_letters += moved;
             return Ok(Guarded::Done(match progress {
-                Progress::Done(Some(messages)) => Claimed::Messages { messages, dead_letters },
-                Progress::Done(None) => Claimed::TargetChanged,
+                Progress::Done(Claimed::Messages { messages, skipped, .. }) => {
+                    Claimed::Messages { messages, dead_letters, skipped }
+                }
+                Progress::Done(Claimed::TargetChanged) => Claimed::TargetChanged,
                 Progress::Unfinished => continue,
             }));
         }
@@ -182,69 +184,75 @@ impl StoredClaim {
 
 impl WriterState<'_> {
     /// Does one transaction of a claim. Returns how many messages it moved to the dead-letter
-    /// queue, and those that it claimed; `None` if the target's generation is not the assumed one.
-    fn claim(
-        &mut self,
-        head: Head,
-        request: &ClaimRequest,
-    ) -> Sql<(usize, Progress<Option<Vec<Message>>>)> {
+    /// queue, and its result.
+    fn claim(&mut self, head: Head, request: &ClaimRequest) -> Sql<(usize, Progress<Claimed>)> {
         let rule = request.dead_letters.as_ref();
-        let exhausted = rule.map(|rule| rule.max_claim_count);
-        let found = self.first_free(head.number, request.limit, exhausted)?;
+        let search = Search {
+            limit: request.limit,
+            after: request.after,
+            keys: request.keys.as_deref(),
+            exhausted: rule.map(|rule| rule.max_claim_count),
+        };
+        let found = self.first_free(head.number, &search)?;
         if let Some(rule) = rule
             && !found.exhausted.is_empty()
             && !self.dead_letter(head, rule, &found.exhausted)?
         {
-            return Ok((0, Progress::Done(None)));
+            return Ok((0, Progress::Done(Claimed::TargetChanged)));
         }
         self.advance_floor(head.number, found.floor);
         let moved = found.exhausted.len();
-        if found.is_unfinished() {
+        if found.is_unfinished {
             return Ok((moved, Progress::Unfinished));
         }
-        let messages = self.take(head, request, &found.rows)?;
-        Ok((moved, Progress::Done(Some(messages))))
+        let messages = self.take(head, request, found.rows)?;
+        let skipped = found.skipped;
+        let claimed = Claimed::Messages { messages, dead_letters: moved, skipped };
+        Ok((moved, Progress::Done(claimed)))
     }
 
     /// Does one transaction of claims with a message each.
     fn claim_each(&mut self, head: Head, ids: &[ClaimId], ttl: u64) -> Sql<Progress<Vec<Message>>> {
-        let found = self.first_free(head.number, ids.len(), None)?;
+        let search = Search { limit: ids.len(), after: None, keys: None, exhausted: None };
+        let found = self.first_free(head.number, &search)?;
         self.advance_floor(head.number, found.floor);
-        if found.is_unfinished() {
+        if found.is_unfinished {
             return Ok(Progress::Unfinished);
         }
         let mut messages = Vec::with_capacity(found.rows.len());
-        for (row, id) in found.rows.iter().zip(ids) {
-            let request = ClaimRequest { id: *id, ttl, grace: 0, limit: 1, dead_letters: None };
-            messages.extend(self.take(head, &request, std::slice::from_ref(row))?);
+        for (row, id) in found.rows.into_iter().zip(ids) {
+            messages.extend(self.take(head, &ClaimRequest::new(*id, ttl, 1), vec![row])?);
         }
         Ok(Progress::Done(messages))
     }
 
-    fn take(&mut self, head: Head, request: &ClaimRequest, rows: &[StateRow]) -> Sql<Vec<Message>> {
+    fn take(
+        &mut self,
+        head: Head,
+        request: &ClaimRequest,
+        rows: Vec<(StateRow, Body)>,
+    ) -> Sql<Vec<Message>> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
         let until = millis(self.now.plus_secs(request.ttl).plus_secs(request.grace));
+        let positions: Vec<_> = rows.iter().map(|(row, _)| row.position).collect();
+        self.insert_claim(head.number, request, &positions)?;
         let mut messages = Vec::with_capacity(rows.len());
-        for row in rows {
-            // Every state row has a body: both are written and removed in one transaction.
-            let Some(body) = self.body(row.position)? else { continue };
+        for (row, body) in rows {
             let held = StateRow {
                 claims: row.claims.saturating_add(1),
                 expires: row.expires.max(until),
-                ..*row
+                ..row
             };
-            self.hold(head.number, row, request.id, held.expires)?;
+            self.hold(head.number, &row, request.id, held.expires)?;
             messages.push(message(&head, &held, body, Some(request.id)));
         }
-        self.insert_claim(head.number, request, rows)?;
         Ok(messages)
     }
 
-    fn insert_claim(&mut self, number: i64, request: &ClaimRequest, rows: &[StateRow]) -> Sql<()> {
+    fn insert_claim(&mut self, number: i64, request: &ClaimRequest, positions: &[i64]) -> Sql<()> {
         let expires = millis(self.now.plus_secs(request.ttl));
-        let positions: Vec<_> = rows.iter().map(|row| row.position).collect();
         self.conn.statement("INSERT INTO claims VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
             params![
                 number,
@@ -252,7 +260,7 @@ impl WriterState<'_> {
                 request.ttl.cast_signed(),
                 millis(self.now),
                 expires,
-                write_positions(&positions),
+                write_positions(positions),
             ],
         )?;
         self.due.claim_ends(expires);

@@ -1,13 +1,14 @@
 //! Shared by claims and pops: finding the first free messages, in several transactions if it takes
 //! long.
 
-use zaqar_core::storage::{Error, PopQuery};
+use zaqar_core::storage::{Error, Skipped, Skipping};
+use zaqar_core::{KeyId, Position};
 
 use crate::arrival::START;
 use crate::driver::Requester;
 use crate::error::Sql;
 use crate::rows::{Body, StateRow, columns};
-use crate::writer_state::{Positions, WriterState};
+use crate::writer_state::WriterState;
 
 /// Rows of expired messages that one transaction passes over, in some milliseconds.
 const MAX_SCANNED: usize = 20_000;
@@ -17,9 +18,6 @@ const MAX_EXHAUSTED_BYTES: usize = 1 << 20;
 /// Claims and delays that the request itself ends if many are due.
 const DUE_BUDGET: usize = 1024;
 
-/// Messages that the caller cannot decrypt and that one slice of a pop passes over.
-const MAX_UNREADABLE: usize = 1000;
-
 /// The result of one transaction of an operation.
 pub(crate) enum Progress<T> {
     /// The operation is done.
@@ -28,31 +26,37 @@ pub(crate) enum Progress<T> {
     Unfinished,
 }
 
+/// Which free messages an operation takes.
+pub(crate) struct Search<'a> {
+    /// At most so many.
+    pub(crate) limit: usize,
+    /// Begins after this position.
+    pub(crate) after: Option<Position>,
+    /// The keys that the caller has; `None` for any.
+    pub(crate) keys: Option<&'a [KeyId]>,
+    /// Those that were claimed so often are not taken.
+    pub(crate) exhausted: Option<u32>,
+}
+
 /// The first free messages of a head.
+#[derive(Default)]
 pub(crate) struct Found {
     /// The messages to take.
-    pub(crate) rows: Vec<StateRow>,
+    pub(crate) rows: Vec<(StateRow, Body)>,
     /// Messages before those that were claimed too often.
     pub(crate) exhausted: Vec<StateRow>,
+    pub(crate) skipped: Skipped,
     /// Every free message before this position was found or has expired.
     pub(crate) floor: i64,
-    is_end: bool,
+    /// Nothing was found, and the search must be continued.
+    pub(crate) is_unfinished: bool,
 }
 
-/// The first messages that a pop can take.
-#[derive(Default)]
-pub(crate) struct Readable {
-    pub(crate) rows: Vec<(StateRow, Body)>,
-    /// The last position that was scanned, if the search ended before the queue and the limit did.
-    pub(crate) next: Option<i64>,
-    is_unfinished: bool,
-}
-
-impl Readable {
-    /// Whether only expired messages were found, and the search must be continued.
-    pub(crate) const fn is_unfinished(&self) -> bool {
-        self.is_unfinished
-    }
+/// A live free message of a search.
+enum Candidate {
+    Free(Body),
+    /// It was claimed too often; the length of its body.
+    Exhausted(usize),
 }
 
 impl Requester<'_> {
@@ -75,107 +79,82 @@ impl Requester<'_> {
 }
 
 impl WriterState<'_> {
-    /// Finds the first `limit` free messages, without those that were claimed `exhausted` times.
-    pub(crate) fn first_free(
-        &mut self,
-        number: i64,
-        limit: usize,
-        exhausted: Option<u32>,
-    ) -> Sql<Found> {
+    /// Finds the first free messages of a head.
+    pub(crate) fn first_free(&mut self, number: i64, search: &Search<'_>) -> Sql<Found> {
         // Each transaction has ended some before its requests; this is for a backlog.
         self.end_due(DUE_BUDGET)?;
-        let head = self.head_by_number(number)?;
-        let floor = head.map_or(START, |head| head.floor);
-        let hidden = head.map_or_else(Positions::default, |head| head.hidden);
-        let mut found = Found { rows: Vec::new(), exhausted: Vec::new(), floor, is_end: false };
-        let mut exhausted_bytes = 0;
+        let Some(head) = self.head_by_number(number)? else { return Ok(Found::default()) };
+        let after = search.after.map_or(START, |after| head.stored(after).saturating_add(1));
+        let mut found = Found { floor: head.floor, ..Found::default() };
+        let (mut skipping, mut exhausted_bytes) = (Skipping::default(), 0);
+        let (mut scanned, mut last) = (0, head.floor);
+        let (begins_at_floor, mut is_end) = (after <= head.floor, false);
         let mut statement = self.conn.statement(concat!(
             columns!(free),
             " WHERE number = ?1 AND position >= ?2 ORDER BY position"
         ))?;
-        let mut rows = statement.query([number, floor])?;
-        for _ in 0..MAX_SCANNED {
-            if found.rows.len() == limit
-                || found.exhausted.len() == MAX_EXHAUSTED
-                || exhausted_bytes >= MAX_EXHAUSTED_BYTES
-            {
-                return Ok(found);
-            }
+        let mut rows = statement.query([number, head.floor.max(after)])?;
+        while found.rows.len() < search.limit
+            && found.exhausted.len() < MAX_EXHAUSTED
+            && exhausted_bytes < MAX_EXHAUSTED_BYTES
+            && scanned < MAX_SCANNED
+        {
             let Some(row) = rows.next()? else {
-                found.is_end = true;
-                return Ok(found);
+                is_end = true;
+                break;
             };
             let row = StateRow::read(row)?;
-            if hidden.contains(row.position) {
+            if head.hidden.contains(row.position) {
                 drop(rows);
-                rows = statement.query([number, hidden.end])?;
+                rows = statement.query([number, head.hidden.end])?;
                 continue;
             }
-            found.floor = row.position + 1;
-            if !row.is_live(self.now) || self.unreadable.contains(&row.position) {
-                continue;
+            scanned += 1;
+            last = row.position;
+            match self.candidate(&row, search)? {
+                None => {}
+                Some(Ok(Candidate::Free(body))) => found.rows.push((row, body)),
+                Some(Ok(Candidate::Exhausted(bytes))) => {
+                    exhausted_bytes += bytes;
+                    found.exhausted.push(row);
+                }
+                Some(Err(key)) => {
+                    let is_full = skipping.skip(Some(&key), head.shown(row.position));
+                    if is_full {
+                        break;
+                    }
+                }
             }
-            if exhausted.is_some_and(|most| row.claims >= most) {
-                exhausted_bytes += self.body_length(row.position)?;
-                found.exhausted.push(row);
-            } else {
-                found.rows.push(row);
+            if begins_at_floor && skipping.is_empty() {
+                found.floor = row.position + 1;
             }
         }
+        found.skipped = skipping.skipped;
+        // The floor does not say where to continue after messages that stay free.
+        let is_cut = scanned == MAX_SCANNED && found.rows.len() < search.limit;
+        if is_cut && (!found.rows.is_empty() || found.floor <= last) {
+            found.skipped.next.get_or_insert(head.shown(last));
+        }
+        found.is_unfinished = found.rows.is_empty() && !is_end && found.skipped.next.is_none();
         Ok(found)
     }
 
-    /// Finds the first free messages that the caller of a pop can decrypt.
-    pub(crate) fn first_readable(&mut self, number: i64, query: &PopQuery) -> Sql<Readable> {
-        self.end_due(DUE_BUDGET)?;
-        let head = self.head_by_number(number)?;
-        let floor = head.map_or(START, |head| head.floor);
-        let hidden = head.map_or_else(Positions::default, |head| head.hidden);
-        let after = query.after.zip(head);
-        let after = after.map_or(START, |(after, head)| head.stored(after).saturating_add(1));
-        let mut found = Readable::default();
-        let (mut scanned, mut unreadable, mut last) = (0, 0, None);
-        // Every free message before this position has expired or is taken.
-        let mut passed = floor;
-        {
-            let mut statement = self.conn.statement(concat!(
-                columns!(free),
-                " WHERE number = ?1 AND position >= ?2 ORDER BY position"
-            ))?;
-            let mut rows = statement.query([number, floor.max(after)])?;
-            while found.rows.len() < query.limit {
-                if scanned == MAX_SCANNED || unreadable == MAX_UNREADABLE {
-                    found.next = last;
-                    break;
-                }
-                let Some(row) = rows.next()? else { break };
-                let row = StateRow::read(row)?;
-                if hidden.contains(row.position) {
-                    drop(rows);
-                    rows = statement.query([number, hidden.end])?;
-                    continue;
-                }
-                scanned += 1;
-                last = Some(row.position);
-                if row.is_live(self.now) {
-                    // Every state row has a body: both are written and removed in one transaction.
-                    match self.body(row.position)? {
-                        Some(body) if query.can_open(&body.payload) => found.rows.push((row, body)),
-                        Some(_) => unreadable += 1,
-                        None => {}
-                    }
-                }
-                if unreadable == 0 {
-                    passed = row.position + 1;
-                }
-            }
+    /// What a search does with a free message: `None` if it has expired or its body is damaged; an
+    /// error is the key that the caller does not have.
+    fn candidate(
+        &self,
+        row: &StateRow,
+        search: &Search<'_>,
+    ) -> Sql<Option<Result<Candidate, KeyId>>> {
+        if !row.is_live(self.now) {
+            return Ok(None);
         }
-        if after <= floor {
-            self.advance_floor(number, passed);
-        }
-        found.is_unfinished =
-            found.rows.is_empty() && unreadable == 0 && found.next.is_some() && after <= floor;
-        Ok(found)
+        let (position, keys) = (row.position, search.keys);
+        Ok(if search.exhausted.is_some_and(|most| row.claims >= most) {
+            self.body_length(position, keys)?.map(|length| length.map(Candidate::Exhausted))
+        } else {
+            self.body(position, keys)?.map(|body| body.map(Candidate::Free))
+        })
     }
 
     /// Records that every free message before a position is taken or has expired.
@@ -184,18 +163,11 @@ impl WriterState<'_> {
     }
 }
 
-impl Found {
-    /// Whether nothing was found, and the search must be continued.
-    pub(crate) const fn is_unfinished(&self) -> bool {
-        self.rows.is_empty() && !self.is_end
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
     use zaqar_core::Payload;
-    use zaqar_core::storage::{Claimed, Claims, DeadLetters, Guarded, Heads, Messages};
+    use zaqar_core::storage::{Claimed, Claims, DeadLetters, Guarded, Heads, Messages, Skipped};
 
     use crate::testing::{batch, generation, key, request, store, time};
 
@@ -220,7 +192,11 @@ mod tests {
         let claimed = store.claim(&key("q"), generation, &next, time(0)).await.unwrap();
         assert_eq!(
             claimed,
-            Guarded::Done(Claimed::Messages { messages: Vec::new(), dead_letters: 12 })
+            Guarded::Done(Claimed::Messages {
+                messages: Vec::new(),
+                dead_letters: 12,
+                skipped: Skipped::default(),
+            })
         );
         let changed = store.write(|state| Ok(state.transactions.clone())).await.unwrap();
         let moves = changed.iter().filter(|rows| **rows > 0).count();

@@ -9,7 +9,7 @@ use zaqar_core::{ClaimId, Generation, MessageId, QueueKey, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::first_free::Progress;
+use crate::first_free::{Progress, Search};
 use crate::listing;
 use crate::posting::cost_of_whole;
 use crate::rows::{State, StateRow, find, is_live_claim, message};
@@ -178,8 +178,11 @@ impl WriterState<'_> {
 
     fn pop(&mut self, key: &QueueKey, query: &PopQuery) -> Sql<Progress<PopPage>> {
         let Some(head) = self.head(key)? else { return Ok(Progress::Done(PopPage::default())) };
-        let found = self.first_readable(head.number, query)?;
-        if found.is_unfinished() {
+        let PopQuery { limit, after, keys } = query;
+        let search = Search { limit: *limit, after: *after, keys: Some(keys), exhausted: None };
+        let found = self.first_free(head.number, &search)?;
+        self.advance_floor(head.number, found.floor);
+        if found.is_unfinished {
             return Ok(Progress::Unfinished);
         }
         let mut messages = Vec::with_capacity(found.rows.len());
@@ -187,8 +190,7 @@ impl WriterState<'_> {
             self.remove(head.number, &row)?;
             messages.push(message(&head, &row, body, None));
         }
-        let next = found.next.map(|position| head.shown(position));
-        Ok(Progress::Done(PopPage { messages, next }))
+        Ok(Progress::Done(PopPage { messages, skipped: found.skipped }))
     }
 
     /// A live message of a head.

@@ -131,15 +131,29 @@ pub(crate) fn body(
         if hide.is_some_and(|hidden| hidden.as_str() == client) {
             return Ok(None);
         }
-        let sealed: Option<String> = row.get(2)?;
-        let checksum: Option<[u8; 16]> = row.get(3)?;
-        let payload = Payload {
-            bytes: Bytes::copy_from_slice(row.get_ref(4)?.as_blob()?),
-            sealed_with: sealed.map(KeyId),
-            checksum: checksum.map(Checksum),
-        };
-        Ok(Some(Body { created: row.get(0)?, client: ClientId::new(client), payload }))
+        read_body(row).map(Some)
     })
+}
+
+/// Reads the columns of [`BODY`].
+fn read_body(row: &Row<'_>) -> Sql<Body> {
+    let sealed: Option<String> = row.get(2)?;
+    let checksum: Option<[u8; 16]> = row.get(3)?;
+    let payload = Payload {
+        bytes: Bytes::copy_from_slice(row.get_ref(4)?.as_blob()?),
+        sealed_with: sealed.map(KeyId),
+        checksum: checksum.map(Checksum),
+    };
+    let client = ClientId::new(row.get_ref(1)?.as_str()?);
+    Ok(Body { created: row.get(0)?, client, payload })
+}
+
+/// The key that sealed a message, if it is not one of these.
+fn missing_key(row: &Row<'_>, column: usize, keys: Option<&[KeyId]>) -> Sql<Option<KeyId>> {
+    let (Some(keys), Some(sealed)) = (keys, row.get_ref(column)?.as_str_or_null()?) else {
+        return Ok(None);
+    };
+    Ok((!keys.iter().any(|key| key.0 == sealed)).then(|| KeyId(sealed.to_owned())))
 }
 
 /// When a message was created.
@@ -180,23 +194,51 @@ pub(crate) const fn id(incarnation: Incarnation, position: i64) -> MessageId {
 }
 
 impl WriterState<'_> {
-    /// Reads a body; `None` if it is known to be unreadable. If the read fails, the position is
-    /// recorded for [`Self::work_around`](WriterState::work_around).
-    pub(crate) fn body(&self, position: i64) -> Sql<Option<Body>> {
+    /// Reads a body for a caller with these keys, `None` for any; an error is the key that it does
+    /// not have. `None` if the body is known to be unreadable.
+    pub(crate) fn body(
+        &self,
+        position: i64,
+        keys: Option<&[KeyId]>,
+    ) -> Sql<Option<Result<Body, KeyId>>> {
+        self.read_body(BODY, position, |row| {
+            Ok(match missing_key(row, 2, keys)? {
+                Some(key) => Err(key),
+                None => Ok(read_body(row)?),
+            })
+        })
+    }
+
+    /// The length of a body, which is not read; otherwise as [`Self::body`].
+    pub(crate) fn body_length(
+        &self,
+        position: i64,
+        keys: Option<&[KeyId]>,
+    ) -> Sql<Option<Result<usize, KeyId>>> {
+        const LENGTH: &str = "SELECT sealed, length(body) FROM messages WHERE position = ?1";
+        self.read_body(LENGTH, position, |row| {
+            let length: i64 = row.get(1)?;
+            let length = usize::try_from(length).unwrap_or(0);
+            Ok(missing_key(row, 0, keys)?.map_or(Ok(length), Err))
+        })
+    }
+
+    /// Reads the row of a body. If that fails, the position is recorded for
+    /// [`Self::work_around`](WriterState::work_around).
+    fn read_body<T>(
+        &self,
+        sql: &'static str,
+        position: i64,
+        read: impl FnOnce(&Row<'_>) -> Sql<T>,
+    ) -> Sql<Option<T>> {
         if self.unreadable.contains(&position) {
             return Ok(None);
         }
-        body(&self.conn, position, None).inspect_err(|_| self.failed_body.set(Some(position)))
-    }
-
-    /// The length of a body, which is not read; 0 without one.
-    pub(crate) fn body_length(&self, position: i64) -> Sql<usize> {
-        let length: Option<i64> = self
+        let found = self
             .conn
-            .statement("SELECT length(body) FROM messages WHERE position = ?1")?
-            .query_row([position], |row| row.get(0))
-            .optional()?;
-        Ok(usize::try_from(length.unwrap_or(0)).unwrap_or(0))
+            .statement(sql)
+            .and_then(|mut statement| statement.query_row([position], read).optional());
+        found.inspect_err(|_| self.failed_body.set(Some(position)))
     }
 
     /// Inserts a free message into a head.

@@ -44,7 +44,7 @@ pub(crate) fn batch(count: usize, ttl: u64) -> Batch {
 
 /// A claim of up to 1000 messages.
 pub(crate) fn request(id: u128, ttl: u64) -> ClaimRequest {
-    ClaimRequest { id: ClaimId::new(id), ttl, grace: 60, limit: 1000, dead_letters: None }
+    ClaimRequest { grace: 60, ..ClaimRequest::new(ClaimId::new(id), ttl, 1000) }
 }
 
 /// Blocks the writer in a transaction until it is dropped, so that all requests in the meantime

@@ -127,8 +127,7 @@ async fn messages_behind_a_damaged_body_are_listed_and_claimed() {
     let readable = listed(&store, "q").await;
     assert!((80..100).contains(&readable.len()), "one leaf of {} is lost", readable.len());
     assert!(is_damage_reported(store.ping().await));
-    let request =
-        ClaimRequest { id: ClaimId::new(5), ttl: 60, grace: 60, limit: 90, dead_letters: None };
+    let request = ClaimRequest { grace: 60, ..ClaimRequest::new(ClaimId::new(5), 60, 90) };
     let Guarded::Done(Claimed::Messages { messages: claimed, .. }) =
         store.claim(&key("q"), GENERATION, &request, NOW).await.unwrap()
     else {
@@ -177,8 +176,7 @@ async fn foreign_rows_block_nothing() {
         Queues::create(&store, &key(name), &row).await.unwrap();
     }
     let ids = post(&store, "q", 20).await;
-    let request =
-        ClaimRequest { id: ClaimId::new(5), ttl: 60, grace: 60, limit: 5, dead_letters: None };
+    let request = ClaimRequest { grace: 60, ..ClaimRequest::new(ClaimId::new(5), 60, 5) };
     store.claim(&key("q"), GENERATION, &request, NOW).await.unwrap();
     store.shut_down().await.unwrap();
     let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();

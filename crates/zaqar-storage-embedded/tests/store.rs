@@ -52,11 +52,8 @@ async fn post(store: &Embedded, name: &str, batch: Batch) -> Vec<MessageId> {
 
 async fn claim(store: &Embedded, name: &str, limit: usize) {
     let request = zaqar_core::storage::ClaimRequest {
-        id: ClaimId::new(5),
-        ttl: 60,
         grace: 60,
-        limit,
-        dead_letters: None,
+        ..zaqar_core::storage::ClaimRequest::new(ClaimId::new(5), 60, limit)
     };
     store.claim(&key(name), generation(1), &request, NOW).await.expect("the store claims");
 }

@@ -144,7 +144,7 @@ impl<'a> Queue<'a> {
 
     async fn claim_and_delete(&self, limit: usize) -> Outcome<()> {
         let id = ClaimId::new(rand::random());
-        let request = ClaimRequest { id, ttl: 300, grace: 60, limit, dead_letters: None };
+        let request = ClaimRequest { grace: 60, ..ClaimRequest::new(id, 300, limit) };
         let now = self.clock.now();
         let claimed = self.store.claim(&self.key, self.generation, &request, now).await?;
         let Guarded::Done(Claimed::Messages { messages, .. }) = claimed else {

@@ -7,17 +7,18 @@
 use async_trait::async_trait;
 use mongodb::bson::{Binary, doc};
 use serde::Deserialize;
-use zaqar_core::storage::{Claim, ClaimRequest, Claimed, Claims, Error, Guarded, Message};
+use zaqar_core::storage::{Claim, ClaimRequest, Claimed, Claims, Error, Guarded, Message, Skipped};
 use zaqar_core::{ClaimId, Generation, QueueKey, Timestamp};
 
 use crate::Mongo;
 use crate::dead_letters::MoveOutcome;
+use crate::first_free::Search;
 use crate::holding::{ClaimRecord, Hold, HoldOutcome};
 use crate::intents::{CommitOutcome, Sequence};
 use crate::schema::{
     self, CommitDeadline, claim_bits, date, number, plus_secs, queue_id, random_id, time,
 };
-use crate::stored::{Action, Intent, StoredMessage, state};
+use crate::stored::{Action, Intent, StoredMessage};
 use crate::view::{StoredClaim, View, in_order};
 
 /// The position of a message.
@@ -59,7 +60,7 @@ impl Claims for Mongo {
         let mut taken = Vec::with_capacity(ids.len());
         // An intent makes one claim, so each is a step of its own.
         for id in ids {
-            let request = ClaimRequest { id: *id, ttl, grace: 0, limit: 1, dead_letters: None };
+            let request = ClaimRequest::new(*id, ttl, 1);
             match self.run(self.claim_messages(&queue, assumed, &request, now)).await {
                 Ok(Guarded::Done(Claimed::Messages { messages, .. })) if !messages.is_empty() => {
                     taken.extend(messages);
@@ -136,6 +137,14 @@ impl Claims for Mongo {
     }
 }
 
+const fn claimed(
+    messages: Vec<Message>,
+    dead_letters: usize,
+    skipped: Skipped,
+) -> Guarded<Claimed> {
+    Guarded::Done(Claimed::Messages { messages, dead_letters, skipped })
+}
+
 impl Mongo {
     async fn claim_messages(
         &self,
@@ -165,11 +174,12 @@ impl Mongo {
             };
             if may_be_made && let Some(held) = self.live_claim(&view, &claim).await? {
                 let messages = self.messages_of(&view, &held).await?;
-                return Ok(Guarded::Done(Claimed::Messages { messages, dead_letters }));
+                return Ok(claimed(messages, dead_letters, Skipped::default()));
             }
-            let found = self.first(view.of_state(state::FREE), request.limit).await?;
+            let search = Search::of_claim(request);
+            let (found, skipped) = self.first_free(&view, &search).await?;
             if let Some(rule) = &request.dead_letters {
-                match self.move_dead_letters(&view, rule, &found, request.limit).await? {
+                match self.move_dead_letters(&view, rule, &found, search).await? {
                     MoveOutcome::Nothing => {}
                     // Progress, not a conflict: no backoff between the batches.
                     MoveOutcome::Moved(count) => {
@@ -186,7 +196,7 @@ impl Mongo {
             }
             if found.is_empty() {
                 self.delete_unused_claim(written).await;
-                return Ok(Guarded::Done(Claimed::Messages { messages: Vec::new(), dead_letters }));
+                return Ok(claimed(Vec::new(), dead_letters, skipped));
             }
             let record = schema::claim_key(view.head.message_epoch, &claim);
             if written.as_ref() != Some(&record) {
@@ -194,7 +204,7 @@ impl Mongo {
                 // it.
                 if let ClaimRecord::Committed(held) = self.write_claim(&view, &claim).await? {
                     let messages = self.messages_of(&view, &held).await?;
-                    return Ok(Guarded::Done(Claimed::Messages { messages, dead_letters }));
+                    return Ok(claimed(messages, dead_letters, skipped));
                 }
                 written = Some(record);
             }
@@ -207,7 +217,7 @@ impl Mongo {
             };
             match self.try_claiming(&view, hold, found).await? {
                 ClaimAttempt::Messages(messages) => {
-                    return Ok(Guarded::Done(Claimed::Messages { messages, dead_letters }));
+                    return Ok(claimed(messages, dead_letters, skipped));
                 }
                 ClaimAttempt::Conflict => {}
                 ClaimAttempt::Unknown => may_be_made = true,

@@ -10,12 +10,13 @@ use zaqar_core::storage::{DeadLetters, Error};
 
 use crate::Mongo;
 use crate::error::unreadable;
+use crate::first_free::Search;
 use crate::holding::{Hold, HoldOutcome};
 use crate::moves::STAMP;
 use crate::schema::{
     CommitDeadline, first_position, news, number, plus_secs, queue_id, random_id, time,
 };
-use crate::stored::{DeadLetter, Head, Intent, StoredMessage, rounded_seconds, state};
+use crate::stored::{DeadLetter, Head, Intent, StoredMessage, rounded_seconds};
 use crate::view::View;
 
 /// The ttl of an internal claim, in seconds.
@@ -37,19 +38,22 @@ pub(crate) enum MoveOutcome {
 }
 
 impl Mongo {
-    /// Moves the dead letters before a claim of `limit` messages, of which `found` are the first.
+    /// Moves the dead letters before the messages that a claim takes, of which `found` are the
+    /// first.
     pub(crate) async fn move_dead_letters(
         &self,
         view: &View,
         rule: &DeadLetters,
         found: &[StoredMessage],
-        limit: usize,
+        search: Search<'_>,
     ) -> Result<MoveOutcome, Error> {
+        let limit = search.limit;
         if exhausted(found, rule, limit).is_empty() {
             return Ok(MoveOutcome::Nothing);
         }
         // In larger batches, so that a small claim need not repeat this often.
-        let found = self.first(view.of_state(state::FREE), limit.max(BATCH)).await?;
+        let search = Search { limit: limit.max(BATCH), ..search };
+        let (found, _) = self.first_free(view, &search).await?;
         match exhausted(&found, rule, limit) {
             exhausted if exhausted.is_empty() => Ok(MoveOutcome::Conflict),
             exhausted => self.move_exhausted(view, rule, &exhausted).await,

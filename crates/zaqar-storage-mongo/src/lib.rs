@@ -19,6 +19,7 @@ mod driver;
 mod elections;
 mod entries;
 mod error;
+mod first_free;
 mod heads;
 mod holding;
 mod intents;

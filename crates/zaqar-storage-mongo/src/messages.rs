@@ -9,15 +9,16 @@ use zaqar_core::storage::{
     Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, Messages, PopPage,
     PopQuery, Stats, Volume,
 };
-use zaqar_core::{ClaimId, Generation, MessageId, Position, QueueKey, Timestamp};
+use zaqar_core::{ClaimId, Generation, MessageId, QueueKey, Timestamp};
 
 use crate::Mongo;
+use crate::first_free::Search;
 use crate::intents::{CommitOutcome, MAX_OPEN, Sequence};
 use crate::listing::positions;
 use crate::moves::{STAMP, stamped};
 use crate::schema::{claim_bits, millis, new_epoch, queue_id, random_id};
-use crate::stored::{Action, DroppedEpoch, Intent, StoredMessage, state};
-use crate::view::{Freshness, View, in_order};
+use crate::stored::{Action, DroppedEpoch, Intent, state};
+use crate::view::{Freshness, View};
 
 #[async_trait]
 impl Messages for Mongo {
@@ -188,16 +189,6 @@ impl Messages for Mongo {
     }
 }
 
-/// The maximum number of messages that the caller cannot open and that one slice of a pop skips.
-const MAX_UNREADABLE: usize = 1000;
-
-/// The fields that decide whether a pop may remove a message.
-#[derive(Deserialize)]
-struct Sealed {
-    n: i64,
-    e: Option<String>,
-}
-
 /// The fields that decide whether a message may be deleted.
 #[derive(Deserialize)]
 struct ClaimState {
@@ -315,9 +306,11 @@ impl Mongo {
         query: &PopQuery,
         apply_until: Instant,
     ) -> Result<Option<PopPage>, Error> {
-        let (found, next) = self.first_readable(view, query).await?;
+        let PopQuery { limit, after, keys } = query;
+        let search = Search { limit: *limit, after: *after, keys: Some(keys) };
+        let (found, skipped) = self.first_free(view, &search).await?;
         if found.is_empty() {
-            return Ok(Some(PopPage { messages: Vec::new(), next }));
+            return Ok(Some(PopPage { messages: Vec::new(), skipped }));
         }
         let intent = Intent {
             op: random_id(),
@@ -338,55 +331,12 @@ impl Mongo {
                     let (queue, error) = (&head.id, &error as &dyn std::error::Error);
                     tracing::warn!(queue, error, "popped messages are deleted later");
                 }
-                Ok(Some(PopPage { messages: self.show(view, found)?, next }))
+                Ok(Some(PopPage { messages: self.show(view, found)?, skipped }))
             }
             CommitOutcome::Conflict => Ok(None),
             CommitOutcome::Unknown => {
                 Err(Error::unavailable("it is unknown whether messages were removed"))
             }
         }
-    }
-
-    /// The first free messages that the caller can open, and where the next slice begins if too
-    /// many others had to be skipped.
-    async fn first_readable(
-        &self,
-        view: &View,
-        query: &PopQuery,
-    ) -> Result<(Vec<StoredMessage>, Option<Position>), Error> {
-        let mut free = view.of_state(state::FREE);
-        let after = query.after.map_or(0, |after| after.get().cast_signed());
-        free.insert("n", doc! { "$gt": after, "$lt": view.head.next });
-        let found = self.first(free.clone(), query.limit).await?;
-        let can_open = |key: &Option<String>| {
-            key.as_ref().is_none_or(|key| query.keys.iter().any(|k| k.0 == *key))
-        };
-        if found.iter().all(|message| can_open(&message.e)) {
-            return Ok((found, None));
-        }
-        // Without bodies, as most of these messages stay.
-        let examined = query.limit.saturating_add(MAX_UNREADABLE);
-        let summaries = in_order(free).limited(examined).fields(doc! { "_id": 0, "n": 1, "e": 1 });
-        let summaries: Vec<Sealed> = self.find(&self.inner.messages, &summaries).await?;
-        let mut positions = Vec::new();
-        let (mut passed_over, mut next) = (0, None);
-        for summary in &summaries {
-            if can_open(&summary.e) {
-                positions.push(summary.n);
-                if positions.len() == query.limit {
-                    break;
-                }
-            } else {
-                passed_over += 1;
-                if passed_over == MAX_UNREADABLE {
-                    next = Some(Position::new(summary.n.cast_unsigned()));
-                    break;
-                }
-            }
-        }
-        if positions.is_empty() {
-            return Ok((Vec::new(), next));
-        }
-        Ok((self.first(view.at_positions(&positions), usize::MAX).await?, next))
     }
 }

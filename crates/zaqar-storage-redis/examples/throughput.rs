@@ -108,7 +108,7 @@ impl Bench {
 
     async fn claim_and_delete(&self) -> BenchResult<()> {
         let id = ClaimId::new(rand::random());
-        let request = ClaimRequest { id, ttl: 60, grace: 60, limit: 10, dead_letters: None };
+        let request = ClaimRequest { grace: 60, ..ClaimRequest::new(id, 60, 10) };
         let now = self.clock.now();
         let claimed = self.store.claim(&self.key, self.generation, &request, now).await?;
         let Guarded::Done(Claimed::Messages { messages, .. }) = claimed else { return Ok(()) };

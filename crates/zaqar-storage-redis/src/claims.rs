@@ -12,14 +12,16 @@ use crate::error::Malformed;
 use crate::groups::{self, ClaimKey, ClaimResult, MESSAGE_OVERHEAD, flatten, same_error};
 use crate::messages::{bounded, claim_text, lane};
 use crate::peer::Lane;
+use crate::record;
 use crate::reply::{MESSAGE_FIELDS, Outcome, Reply};
 use crate::scripts;
 use crate::server::Mode;
 
-/// Indexes of two arguments of a claim: the last position that it examines, and the claim that
-/// holds dead letters.
+/// Indexes of arguments of a claim: the last position that it examines, the claim that holds dead
+/// letters, and the position after which it begins.
 const LAST_POSITION: usize = 5;
 const MOVING_CLAIM: usize = 6;
+const AFTER: usize = 7;
 
 #[async_trait]
 impl Claims for Redis {
@@ -32,8 +34,9 @@ impl Claims for Redis {
     ) -> ClaimResult {
         let _permit = self.server().admit()?;
         let max_claim_count = request.dead_letters.as_ref().map(|rule| rule.max_claim_count);
-        let group = ClaimKey { key: key.clone(), assumed, max_claim_count };
-        if lane(request.limit, 0) == Lane::Large {
+        let keys = record::keys(request.keys.as_deref());
+        let group = ClaimKey { key: key.clone(), assumed, max_claim_count, keys };
+        if lane(request.limit, 0) == Lane::Large || request.after.is_some() {
             return self.claim_alone(&group, request, now).await;
         }
         let item = groups::Claim { request: request.clone(), now };
@@ -56,11 +59,9 @@ impl Claims for Redis {
         now: Timestamp,
     ) -> Result<Guarded<Vec<Message>>, Error> {
         let _permit = self.server().admit()?;
-        let group = ClaimKey { key: key.clone(), assumed, max_claim_count: None };
-        let item = |id: &ClaimId| groups::Claim {
-            request: ClaimRequest { id: *id, ttl, grace: 0, limit: 1, dead_letters: None },
-            now,
-        };
+        let keys = record::keys(None);
+        let group = ClaimKey { key: key.clone(), assumed, max_claim_count: None, keys };
+        let item = |id: &ClaimId| groups::Claim { request: ClaimRequest::new(*id, ttl, 1), now };
         let mut taken = Vec::with_capacity(ids.len());
         let mut items: Vec<_> = ids.iter().map(item).collect();
         // Claims that cannot be made together: the first ends what is due, and the others follow.
@@ -181,12 +182,13 @@ impl Redis {
                     return Ok(Some(vec![Guarded::Stale(generation); items.len()]));
                 }
             };
-        let incarnation = reply.incarnation()?;
+        let (incarnation, skipped) = (reply.incarnation()?, reply.skipped()?);
         let mut claimed = Vec::with_capacity(items.len());
         for _ in items {
             let messages = read_claimed(&mut reply, incarnation)?;
             // Claims with dead letters are executed one by one.
-            claimed.push(Guarded::Done(Claimed::Messages { messages, dead_letters: 0 }));
+            let (dead_letters, skipped) = (0, skipped.clone());
+            claimed.push(Guarded::Done(Claimed::Messages { messages, dead_letters, skipped }));
         }
         Ok(Some(claimed))
     }
@@ -200,6 +202,7 @@ impl Redis {
     ) -> ClaimResult {
         let key = &group.key;
         let mut own = claim_arguments(group, [request]);
+        own[AFTER] = request.after.map_or_else(Vec::new, |after| number(after.get()));
         let mut dead_letters = 0;
         loop {
             let call = HeadCall::new(&scripts::CLAIM, Mode::Write, Some(now), own.clone());
@@ -207,9 +210,10 @@ impl Redis {
             let mut reply = match self.call_head(key, call).await? {
                 Outcome::Answer("exhausted", reply) => reply,
                 Outcome::Answer(_, mut reply) => {
-                    let incarnation = reply.incarnation()?;
+                    let (incarnation, skipped) = (reply.incarnation()?, reply.skipped()?);
                     let messages = read_claimed(&mut reply, incarnation)?;
-                    return Ok(Guarded::Done(Claimed::Messages { messages, dead_letters }));
+                    let claimed = Claimed::Messages { messages, dead_letters, skipped };
+                    return Ok(Guarded::Done(claimed));
                 }
                 Outcome::Absent => return Ok(Guarded::Absent),
                 Outcome::Stale(generation) => return Ok(Guarded::Stale(generation)),
@@ -252,6 +256,8 @@ fn claim_arguments<'a>(
         group.max_claim_count.map_or_else(Vec::new, |count| number(count.into())),
         Vec::new(),
         claim_text(ClaimId::new(rand::random())),
+        Vec::new(),
+        group.keys.clone(),
     ]);
     for request in requests {
         all.extend([

@@ -59,6 +59,8 @@ pub(crate) struct ClaimKey {
     pub(crate) key: QueueKey,
     pub(crate) assumed: Generation,
     pub(crate) max_claim_count: Option<u32>,
+    /// The keys of the caller: see [`crate::record::keys`].
+    pub(crate) keys: Vec<u8>,
 }
 
 pub(crate) struct Claim {

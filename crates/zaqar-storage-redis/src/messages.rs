@@ -154,16 +154,16 @@ impl Messages for Redis {
         now: Timestamp,
     ) -> Result<PopPage, Error> {
         let after = query.after.map_or_else(Vec::new, |after| number(after.get()));
-        let mut own = vec![Vec::new(), number(bounded(query.limit)), after];
-        own.extend(query.keys.iter().map(|key| key.0.clone().into_bytes()));
+        let keys = record::keys(Some(&query.keys));
+        let own = vec![Vec::new(), number(bounded(query.limit)), after, keys];
         let lane = lane(query.limit, 0);
         let call = HeadCall { lane, ..self.head_call(&scripts::POP, Mode::Write, now, own) };
         let Some((_, mut reply)) = self.call_head(key, call).await?.found()? else {
             return Ok(PopPage::default());
         };
         let incarnation = reply.incarnation()?;
-        let next = reply.some_number()?.map(Position::new);
-        Ok(PopPage { messages: reply.messages(incarnation)?, next })
+        let skipped = reply.skipped()?;
+        Ok(PopPage { messages: reply.messages(incarnation)?, skipped })
     }
 
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {

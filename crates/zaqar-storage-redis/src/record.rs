@@ -18,6 +18,8 @@ const CHECKSUMMED: u8 = 2;
 const HAS_LIFE: u8 = 4;
 /// Only with [`HAS_LIFE`]. Scripts take flags of 8 and more for fresh.
 const FRESH: u8 = 8;
+/// Instead of names of keys: messages sealed with any key.
+const ANY_KEY: &[u8] = b"*";
 /// The length of the life, with which a record ends that has one.
 const LIFE: usize = 4;
 
@@ -75,6 +77,15 @@ pub(crate) fn length(client: &ClientId, payload: &Payload) -> usize {
 pub(crate) fn client(client: &ClientId) -> Vec<u8> {
     let mut out = Vec::new();
     text(&mut out, client.as_str());
+    out
+}
+
+/// The keys that a caller has, as `lua/readable.lua` reads them: their names in the encoding of
+/// records; `None` for any key.
+pub(crate) fn keys(keys: Option<&[KeyId]>) -> Vec<u8> {
+    let Some(keys) = keys else { return ANY_KEY.to_vec() };
+    let mut out = Vec::new();
+    keys.iter().for_each(|KeyId(key)| text(&mut out, key));
     out
 }
 

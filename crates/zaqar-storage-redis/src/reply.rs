@@ -6,8 +6,10 @@
 )]
 
 use redis::Value;
-use zaqar_core::storage::{Error, Guarded, Message, MoveEnd, MoveId};
-use zaqar_core::{ClaimId, Generation, Incarnation, MessageId, Position, Timestamp, Version};
+use zaqar_core::storage::{Error, Guarded, Message, MoveEnd, MoveId, Skipped};
+use zaqar_core::{
+    ClaimId, Generation, Incarnation, KeyId, MessageId, Position, Timestamp, Version,
+};
 
 use crate::error::Malformed;
 use crate::record;
@@ -90,6 +92,14 @@ impl Reply {
             return Err(Malformed);
         }
         Ok(Self(self.0.by_ref().take(count).collect::<Vec<_>>().into_iter()))
+    }
+
+    /// What a pop or claim skipped: the next position and the key, or empty.
+    pub(crate) fn skipped(&mut self) -> Result<Skipped, Malformed> {
+        let next = self.some_number()?.map(Position::new);
+        let key = self.bytes()?;
+        let key = (!key.is_empty()).then(|| KeyId(String::from_utf8_lossy(&key).into_owned()));
+        Ok(Skipped { key, next })
     }
 
     /// Reads all remaining values as messages.

@@ -57,10 +57,10 @@ scripts! {
     DELETE = "allow_when_full" "clock" "head" "frozen" "delete_plain" "bounds" "messages" "cover" "settle" "settle_first" "delete";
     DELETE_MANY = "allow_when_full" "clock" "head" "frozen" "bounds" "messages" "cover" "settle" "settle_first" "delete_many";
     POP = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "due" "apply_due" "fresh"
-        "first_free" "pop";
+        "readable" "first_free" "pop";
     PURGE = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "clear" "purge";
     STATS = "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "due" "apply_due" "stats";
-    CLAIM = "allow_when_full" "clock" "head" "frozen" "guard" "bounds" "claim_plain" "save" "messages" "cover" "settle" "settle_first"
+    CLAIM = "allow_when_full" "clock" "head" "frozen" "guard" "bounds" "readable" "claim_plain" "save" "messages" "cover" "settle" "settle_first"
         "due" "apply_due" "fresh" "first_free" "claim";
     CLAIM_GET = "clock" "head" "frozen" "messages" "claim_get";
     CLAIM_RENEW = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "claim_renew";

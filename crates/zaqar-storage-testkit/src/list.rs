@@ -125,6 +125,9 @@ macro_rules! __behaviours {
                 a_claim_with_another_generation_is_stale
                 a_message_is_held_by_one_claim
                 claims_skip_messages_that_are_not_free
+                claims_skip_messages_that_the_caller_cannot_open
+                skipped_messages_stay_free_among_others
+                a_claim_continues_after_many_unreadable_messages
                 a_claim_is_filled_past_skipped_messages
                 claims_are_counted
                 a_claim_extends_ttls
@@ -144,6 +147,7 @@ macro_rules! __behaviours {
                 release_without_a_live_claim
                 each_message_has_a_claim_of_its_own
                 claims_of_their_own_need_the_generation
+                claims_of_their_own_take_messages_of_any_key
             }
             dead_letters {
                 a_message_at_the_maximum_claim_count_moves
@@ -154,6 +158,7 @@ macro_rules! __behaviours {
                 dead_letters_keep_their_order
                 a_claim_is_filled_past_dead_letters
                 many_dead_letters_do_not_hide_the_rest
+                messages_that_the_caller_cannot_open_do_not_move
                 only_claims_with_a_rule_move_messages
                 a_changed_target_stops_the_claim
                 a_changed_target_matters_only_to_dead_letters

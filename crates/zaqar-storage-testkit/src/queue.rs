@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use zaqar_core::storage::{
     Batch, Claim, ClaimRequest, Claimed, DeadLetters, Deletable, Deleted, Guarded, Heads,
-    ListQuery, Message, MessagePage, MessageStore, Messages, NewMessage, PopPage, PopQuery, Stats,
+    ListQuery, Message, MessagePage, MessageStore, Messages, NewMessage, PopPage, PopQuery,
+    Skipped, Stats,
 };
 use zaqar_core::{
     ClaimId, ClientId, Clock, Generation, KeyId, ManualClock, MessageId, Payload, Position,
@@ -143,7 +144,7 @@ impl Queue {
 
     pub(crate) async fn pop(&self, limit: usize) -> Vec<Message> {
         let page = self.pop_readable(limit, None, &[]).await;
-        assert_eq!(page.next, None, "every message of this queue can be opened");
+        assert_eq!(page.skipped, Skipped::default(), "all of this queue can be opened");
         page.messages
     }
 
@@ -180,8 +181,13 @@ impl Queue {
     }
 
     pub(crate) async fn claim_with(&self, request: &ClaimRequest) -> Vec<Message> {
+        self.claim_readable(request).await.0
+    }
+
+    /// As [`Queue::claim_with`], with what the claim skipped.
+    pub(crate) async fn claim_readable(&self, request: &ClaimRequest) -> (Vec<Message>, Skipped) {
         match self.try_claim(self.generation, request).await {
-            Guarded::Done(Claimed::Messages { messages, .. }) => messages,
+            Guarded::Done(Claimed::Messages { messages, skipped, .. }) => (messages, skipped),
             refused => {
                 panic!("a claim that assumes the right generations was rejected: {refused:?}")
             }
@@ -238,6 +244,13 @@ pub(crate) fn message(text: &str) -> NewMessage {
     NewMessage { payload, ttl: 3600, delay: 0 }
 }
 
+/// As [`message`], sealed with a key of this name; plain if it is empty.
+pub(crate) fn sealed(text: &str, key: &str) -> NewMessage {
+    let mut new = message(text);
+    new.payload.sealed_with = (!key.is_empty()).then(|| KeyId(key.to_owned()));
+    new
+}
+
 /// The texts of messages made by [`message`].
 pub(crate) fn texts(messages: &[Message]) -> Vec<String> {
     let text = |message: &Message| String::from_utf8_lossy(&message.payload.bytes).replace('"', "");
@@ -255,7 +268,15 @@ pub(crate) fn batch(client: &str, messages: Vec<NewMessage>) -> Batch {
 /// A claim of 100 seconds with a grace of 60.
 pub(crate) fn request(limit: usize) -> ClaimRequest {
     let id = ClaimId::new(rand::random());
-    ClaimRequest { id, ttl: 100, grace: 60, limit, dead_letters: None }
+    ClaimRequest { grace: 60, ..ClaimRequest::new(id, 100, limit) }
+}
+
+/// As [`request`], of a caller that has these keys.
+pub(crate) fn request_with_keys(limit: usize, keys: &[&str]) -> ClaimRequest {
+    ClaimRequest {
+        keys: Some(keys.iter().map(|key| KeyId((*key).to_owned())).collect()),
+        ..request(limit)
+    }
 }
 
 /// Lists all messages, in pages of 7.

@@ -192,6 +192,10 @@ faults! {
     lease_revived: LeaseRevived breaks "leases::an_expired_lease_stays_expired";
     pop_removes_unreadable: PopRemovesUnreadable breaks "popping::pop_skips_messages_that_the_caller_cannot_open"
         "popping::a_pop_continues_after_many_unreadable_messages";
+    claim_takes_unreadable: ClaimTakesUnreadable breaks "claims::claims_skip_messages_that_the_caller_cannot_open"
+        "claims::skipped_messages_stay_free_among_others"
+        "claims::a_claim_continues_after_many_unreadable_messages"
+        "dead_letters::messages_that_the_caller_cannot_open_do_not_move";
     lost_lease_continues: LostLeaseContinues breaks "leases::a_renewal_reports_the_state_of_the_lease";
     lease_lists_others: LeaseListsOthers breaks "subscriptions::subscriptions_on_a_lease_are_listed_separately";
     positions_ignore_clock: PositionsIgnoreClock breaks "messages::positions_follow_the_clock";

@@ -90,6 +90,7 @@ found! {
     settled_hidden: SettledHidden;
     lease_never_expires: LeaseNeverExpires;
     pop_removes_unreadable: PopRemovesUnreadable;
+    claim_takes_unreadable: ClaimTakesUnreadable;
     lost_lease_continues: LostLeaseContinues;
     lease_lists_others: LeaseListsOthers;
     positions_ignore_clock: PositionsIgnoreClock;

@@ -105,13 +105,10 @@ impl Messages for MemoryStore {
         self.on(key, now, |queue, now| {
             let incarnation = queue.generation.incarnation;
             let free = queue.free(query.after.unwrap_or(Position::START), now);
-            let taken = free.filter(|row| query.can_open(&row.payload)).take(query.limit);
-            let messages = taken.map(|row| row.show(incarnation, MessageState::Free));
-            let messages: Vec<_> = messages.collect();
-            for message in &messages {
-                queue.messages.remove(&message.id.position);
-            }
-            PopPage { messages, next: None }
+            let (taken, skipped) = query.choose(free);
+            let rows = taken.iter().filter_map(|at| queue.messages.remove(at));
+            let messages = rows.map(|row| row.show(incarnation, MessageState::Free)).collect();
+            PopPage { messages, skipped }
         })
     }
 
@@ -143,9 +140,10 @@ impl Claims for MemoryStore {
         let mut state = self.state()?;
         let chosen = state.guard(key, |own| own == assumed).map(|queue| {
             let now = queue.time(now);
-            (request.choose(queue.free(Position::START, now)), ClaimRow::new(request, now))
+            let free = queue.free(request.after.unwrap_or(Position::START), now);
+            (request.choose(free), ClaimRow::new(request, now))
         });
-        Ok(chosen.map(|(Chosen { taken, moved }, claim)| {
+        Ok(chosen.map(|(Chosen { taken, moved, skipped }, claim)| {
             if let Some(rule) = request.dead_letters.as_ref().filter(|_| !moved.is_empty())
                 && state.move_dead_letters(key, &moved, rule, now).is_none()
             {
@@ -153,7 +151,8 @@ impl Claims for MemoryStore {
             }
             let queue = state.queues.get_mut(key);
             let messages = queue.map(|queue| queue.hold(claim, request.grace, &taken));
-            Claimed::Messages { messages: messages.unwrap_or_default(), dead_letters: moved.len() }
+            let (messages, dead_letters) = (messages.unwrap_or_default(), moved.len());
+            Claimed::Messages { messages, dead_letters, skipped }
         }))
     }
 

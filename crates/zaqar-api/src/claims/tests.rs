@@ -1,4 +1,4 @@
-//! Dead-letter queues, which claims create.
+//! Dead-letter queues, which claims create, and messages that claims leave.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::json;
-use zaqar_core::storage::Queues;
+use zaqar_core::storage::{Messages, Queues};
 use zaqar_core::{QueueKey, Secret};
 
 use crate::tests::{World, bodies, caller, claim, create, key, post, queue};
-use crate::{Admission, Context, Error, Facts, Keyring, Layers, Options, Quota, ReadClaim};
+use crate::{
+    Admission, Context, Error, Facts, Keyring, Layers, Options, PostMessages, PostedMessage, Quota,
+    ReadClaim,
+};
 
 /// Admits everything but queues that operations create beside their own.
 #[derive(Clone, Default)]
@@ -79,31 +82,55 @@ async fn dead_letters_stay_where_they_are_while_their_queue_exceeds_a_quota() {
     assert_eq!(bodies(&api, "dead").await, ["1"]);
 }
 
+/// A server with the keys of this `message_encryption_key`.
+fn server_with_keys(world: &World, keys: &str) -> crate::Api {
+    let keyring = Keyring::parse(&Secret::new(keys.to_owned())).unwrap();
+    world.server_with(Options { keyring: Some(Arc::new(keyring)), ..Options::default() })
+}
+
 #[tokio::test]
-async fn messages_whose_key_is_missing_become_no_dead_letters() {
+async fn claims_leave_messages_whose_key_is_missing() {
     let world = World::new();
-    let server = |key: &str| {
-        let keyring = Keyring::parse(&Secret::new(key.to_owned())).unwrap();
-        world.server_with(Options { keyring: Some(Arc::new(keyring)), ..Options::default() })
-    };
-    let (before, after) = (server("a:0123456789abcdef"), server("b:fedcba9876543210"));
+    let before = server_with_keys(&world, "a:0123456789abcdef");
+    let after = server_with_keys(&world, "b:fedcba9876543210");
     let attributes = json!({
         "_enable_encrypt_messages": true, "_dead_letter_queue": "dead", "_max_claim_count": 1,
     });
     create(&before, "q", attributes).await;
     post(&before, "q", "1").await.unwrap();
     post(&after, "q", "2").await.unwrap();
-    for count in 1..4 {
-        let (_, messages) = claim(&after, "q").await.unwrap();
-        assert_eq!((messages.len(), messages[0].claim_count), (1, count), "its own message");
-        world.clock.advance(Duration::from_secs(60));
-    }
-    assert_eq!(bodies(&before, "q").await, ["1"]);
-    assert!(!exists(&world, "dead").await);
-    // With both keys they become dead letters as usual.
-    let both = server("b:fedcba9876543210, a:0123456789abcdef");
+    let (_, messages) = claim(&after, "q").await.unwrap();
+    assert_eq!((messages.len(), messages[0].claim_count), (1, 1), "its own message");
+    let stats = Messages::stats(&*world.store, &key("q"), world.now()).await.unwrap().unwrap();
+    assert_eq!((stats.free, stats.claimed), (1, 1), "the other one is not held");
+    world.clock.advance(Duration::from_secs(60));
+    assert!(claim(&after, "q").await.is_none());
+    assert_eq!(bodies(&after, "dead").await, ["2"], "its own message has become a dead letter");
+    // With both keys the other one has never been claimed, and becomes a dead letter as usual.
+    let both = server_with_keys(&world, "b:fedcba9876543210, a:0123456789abcdef");
+    let (_, messages) = claim(&both, "q").await.unwrap();
+    assert_eq!((&messages[0].payload.bytes[..], messages[0].claim_count), (&b"1"[..], 1));
+    world.clock.advance(Duration::from_secs(60));
+    assert!(claim(&after, "q").await.is_none());
+    assert_eq!(bodies(&both, "q").await, ["1"], "claimed once, but not readable there");
     assert!(claim(&both, "q").await.is_none());
-    assert_eq!(bodies(&both, "dead").await, ["1", "2"]);
+    assert_eq!(bodies(&both, "dead").await, ["2", "1"]);
+}
+
+#[tokio::test]
+async fn a_claim_finds_a_message_after_many_whose_key_is_missing() {
+    let world = World::new();
+    let before = server_with_keys(&world, "a:0123456789abcdef");
+    let after = server_with_keys(&world, "b:fedcba9876543210");
+    create(&before, "q", json!({"_enable_encrypt_messages": true})).await;
+    let message = PostedMessage { body: "1".into(), ttl: None, delay: None };
+    let messages = vec![message; 2100];
+    let many = PostMessages { queue: queue("q"), size: 100, messages, notify: false };
+    before.call(&caller(), many).await.unwrap();
+    assert!(claim(&after, "q").await.is_none());
+    post(&after, "q", "2").await.unwrap();
+    let (_, messages) = claim(&after, "q").await.unwrap();
+    assert_eq!((messages.len(), &messages[0].payload.bytes[..]), (1, &b"2"[..]));
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use super::{
     ClaimRequest, DeadLetters, Endpoint, EntryRow, LeaseRequest, ListQuery, MessageRow,
-    MessageState, OutboxEntry, Stats,
+    MessageState, OutboxEntry, PopQuery, Skipped, Stats,
 };
-use crate::{ClientId, Incarnation, Position, Timestamp};
+use crate::{ClientId, Incarnation, KeyId, Position, Timestamp};
 
 impl ListQuery {
     /// The position after which the page begins, in a queue of this incarnation.
@@ -40,17 +40,46 @@ impl FromIterator<(Endpoint, MessageState)> for Stats {
     }
 }
 
+impl PopQuery {
+    /// Which of a queue's free messages, in order, it removes, and what it skips.
+    pub fn choose<'a>(
+        &self,
+        free: impl Iterator<Item = &'a MessageRow>,
+    ) -> (Vec<Position>, Skipped) {
+        let (mut taken, mut skipping) = (Vec::new(), Skipping::default());
+        for row in free {
+            if self.can_open(&row.payload) {
+                taken.push(row.position);
+                if taken.len() == self.limit {
+                    break;
+                }
+            } else if skipping.skip(row.payload.sealed_with.as_ref(), row.position) {
+                break;
+            }
+        }
+        (taken, skipping.skipped)
+    }
+}
+
 impl ClaimRequest {
     /// Which of a queue's free messages, in order, it claims, and which it moves before that.
     pub fn choose<'a>(&self, free: impl Iterator<Item = &'a MessageRow>) -> Chosen {
         let mut chosen = Chosen::default();
+        let mut skipping = Skipping::default();
         for row in free {
             if chosen.taken.len() == self.limit {
                 break;
             }
+            if !self.can_open(&row.payload) {
+                if skipping.skip(row.payload.sealed_with.as_ref(), row.position) {
+                    break;
+                }
+                continue;
+            }
             let is_moved = self.dead_letters.as_ref().is_some_and(|rule| rule.takes(row));
             if is_moved { &mut chosen.moved } else { &mut chosen.taken }.push(row.position);
         }
+        chosen.skipped = skipping.skipped;
         chosen
     }
 }
@@ -62,6 +91,38 @@ pub struct Chosen {
     pub taken: Vec<Position>,
     /// Those that it moves to the dead-letter queue.
     pub moved: Vec<Position>,
+    /// Those that it skips.
+    pub skipped: Skipped,
+}
+
+/// Counts the messages that a slice of a pop or claim skips.
+#[derive(Debug, Clone, Default)]
+pub struct Skipping {
+    /// What the answer says of them.
+    pub skipped: Skipped,
+    count: usize,
+}
+
+impl Skipping {
+    /// How many messages a slice skips.
+    pub const MAX: usize = 1000;
+
+    /// Skips the message with this key at a position. Returns whether the slice ends there.
+    pub fn skip(&mut self, key: Option<&KeyId>, position: Position) -> bool {
+        if self.count == 0 {
+            self.skipped.key = key.cloned();
+        }
+        self.count += 1;
+        if self.count == Self::MAX {
+            self.skipped.next = Some(position);
+        }
+        self.count == Self::MAX
+    }
+
+    /// Whether nothing was skipped.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
 }
 
 impl DeadLetters {
@@ -128,15 +189,39 @@ mod tests {
         let mut rows = posted(&[0, 0, 0, 0]);
         (rows[0].claim_count, rows[2].claim_count) = (1, 1);
         let choose = |limit, dead_letters: Option<&DeadLetters>| {
-            let (id, dead_letters) = (ClaimId::new(1), dead_letters.cloned());
-            let request = ClaimRequest { id, ttl: 60, grace: 0, limit, dead_letters };
-            let Chosen { taken, moved } = request.choose(rows.iter());
+            let dead_letters = dead_letters.cloned();
+            let request =
+                ClaimRequest { dead_letters, ..ClaimRequest::new(ClaimId::new(1), 60, limit) };
+            let Chosen { taken, moved, .. } = request.choose(rows.iter());
             let plain = |list: Vec<_>| list.into_iter().map(Position::get).collect::<Vec<_>>();
             (plain(taken), plain(moved))
         };
         assert_eq!(choose(1, Some(&rule)), (vec![8], vec![7]));
         assert_eq!(choose(9, Some(&rule)), (vec![8, 10], vec![7, 9]));
         assert_eq!(choose(2, None), (vec![7, 8], vec![]));
+    }
+
+    #[test]
+    fn a_claim_skips_a_bounded_number_of_messages_that_it_cannot_open() {
+        let mut rows = posted(&vec![0; Skipping::MAX + 2]);
+        let seal = |row: &mut MessageRow, key: &str| {
+            row.payload.sealed_with = Some(KeyId(key.to_owned()));
+        };
+        let choose = |keys: Option<&[&str]>, rows: &[MessageRow]| {
+            let keys = keys.map(|keys| keys.iter().map(|key| KeyId((*key).to_owned())).collect());
+            let request = ClaimRequest { keys, ..ClaimRequest::new(ClaimId::new(1), 60, 2) };
+            let Chosen { taken, skipped, .. } = request.choose(rows.iter());
+            let taken: Vec<_> = taken.into_iter().map(Position::get).collect();
+            (taken, skipped.key.map(|key| key.0), skipped.next.map(Position::get))
+        };
+        assert_eq!(choose(Some(&[]), &rows), (vec![7, 8], None, None));
+        seal(&mut rows[0], "a");
+        assert_eq!(choose(Some(&[]), &rows), (vec![8, 9], Some("a".to_owned()), None));
+        assert_eq!(choose(Some(&["a"]), &rows), (vec![7, 8], None, None));
+        rows.iter_mut().skip(1).for_each(|row| seal(row, "b"));
+        let last = rows[Skipping::MAX].position.get();
+        assert_eq!(choose(Some(&["a"]), &rows), (vec![7], Some("b".to_owned()), Some(last)));
+        assert_eq!(choose(None, &rows), (vec![7, 8], None, None));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use super::{Error, Guarded, Message};
-use crate::{ClaimId, Generation, QueueKey, Timestamp};
+use super::{Error, Guarded, Message, Skipped};
+use crate::{ClaimId, Generation, KeyId, Payload, Position, QueueKey, Timestamp};
 
 /// A claim to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +17,26 @@ pub struct ClaimRequest {
     pub grace: u64,
     /// Messages to claim at most; at least 1.
     pub limit: usize,
+    /// Begin after this position, where an earlier slice of the same claim stopped. `None` begins
+    /// at the start of the queue.
+    pub after: Option<Position>,
+    /// The keys whose sealed payloads the caller can open. A message sealed with another key stays
+    /// free. `None` for a caller that takes messages whatever their key.
+    pub keys: Option<Vec<KeyId>>,
     /// What to do with messages that reached the maximum claim count.
     pub dead_letters: Option<DeadLetters>,
+}
+
+impl ClaimRequest {
+    /// A claim of the first messages, whatever their key, without grace and dead letters.
+    pub const fn new(id: ClaimId, ttl: u64, limit: usize) -> Self {
+        Self { id, ttl, grace: 0, limit, after: None, keys: None, dead_letters: None }
+    }
+
+    /// Whether the caller can open a payload.
+    pub fn can_open(&self, payload: &Payload) -> bool {
+        self.keys.as_ref().is_none_or(|keys| payload.opens_with(keys))
+    }
 }
 
 /// The dead-letter rule: what to do with messages that reached the maximum claim count.
@@ -45,6 +63,8 @@ pub enum Claimed {
         /// How many messages were moved to the dead-letter queue. A retry whose first attempt
         /// succeeded may not know of them.
         dead_letters: usize,
+        /// What was skipped because the caller cannot open it.
+        skipped: Skipped,
     },
     /// Messages must be moved, but the dead-letter queue has another generation than assumed.
     /// Nothing was done.
@@ -76,6 +96,9 @@ pub trait Claims: Send + Sync {
     /// - No head: `Absent`. Another generation: `Stale`. Nothing is claimed.
     /// - A message is held by at most one live claim. Claimed, delayed and expired ones are
     ///   skipped.
+    /// - A message sealed with a key that is not in `request.keys` stays free: it is neither held
+    ///   nor counted nor moved, and messages after it are claimed. Skipping more than a bounded
+    ///   number of these (about 1 000) ends the slice early: see [`Skipped::next`].
     /// - A message that would expire before `now + ttl + grace` expires then instead: its ttl
     ///   grows, shown rounded to the nearest second.
     /// - The claim count of each claimed message grows by one, and the answer shows the new count.
@@ -102,9 +125,9 @@ pub trait Claims: Send + Sync {
     /// others: `ids` are the claims to make, drawn at random by the caller for this request.
     ///
     /// # Behavior
-    /// - Does what [`Claims::claim`] does, for each id in turn, with a limit of 1, `ttl`, no grace
-    ///   and no dead letters, until one gets nothing. Returns the messages in order, each with the
-    ///   claim that holds it: the first message has the first id.
+    /// - Does what [`Claims::claim`] does with [`ClaimRequest::new`], for each id in turn, with a
+    ///   limit of 1, until one gets nothing. Returns the messages in order, each with the claim
+    ///   that holds it: the first message has the first id.
     /// - Each claim is an atomic step; a store makes them in one step if it can. If one fails, the
     ///   messages of those before it are returned, and later ones are not tried. So an error means
     ///   that at most one step may have been done.
@@ -121,7 +144,7 @@ pub trait Claims: Send + Sync {
     ) -> Result<Guarded<Vec<Message>>, Error> {
         let mut taken = Vec::with_capacity(ids.len());
         for id in ids {
-            let request = ClaimRequest { id: *id, ttl, grace: 0, limit: 1, dead_letters: None };
+            let request = ClaimRequest::new(*id, ttl, 1);
             match self.claim(key, assumed, &request, now).await {
                 Ok(Guarded::Done(Claimed::Messages { messages, .. })) if !messages.is_empty() => {
                     taken.extend(messages);

@@ -95,7 +95,7 @@ pub struct PopQuery {
 impl PopQuery {
     /// Whether the caller can open a payload.
     pub fn can_open(&self, payload: &Payload) -> bool {
-        payload.sealed_with.as_ref().is_none_or(|key| self.keys.contains(key))
+        payload.opens_with(&self.keys)
     }
 }
 
@@ -104,9 +104,18 @@ impl PopQuery {
 pub struct PopPage {
     /// The removed messages, in order.
     pub messages: Vec<Message>,
+    /// What was skipped because the caller cannot open it.
+    pub skipped: Skipped,
+}
+
+/// The messages that a slice of a pop or claim skipped because they are sealed with a key that the
+/// caller does not have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// The key of the first one.
+    pub key: Option<KeyId>,
     /// Where the next slice begins, if the store stopped early because it had skipped a bounded
-    /// number of messages that the caller cannot open. `None` if `limit` was reached or no free
-    /// message is left.
+    /// number of them. `None` if `limit` was reached or no free message is left.
     pub next: Option<Position>,
 }
 
@@ -304,7 +313,7 @@ pub trait Messages: Send + Sync {
     /// - A pop does not raise the claim count: messages are returned as they were.
     /// - A message sealed with a key that is not in `query.keys` stays free, its claim count
     ///   unchanged, and messages after it are removed. Skipping more than a bounded number of these
-    ///   (about 1 000) ends the slice early: see [`PopPage::next`].
+    ///   (about 1 000) ends the slice early: see [`Skipped::next`].
     async fn pop(&self, key: &QueueKey, query: &PopQuery, now: Timestamp)
     -> Result<PopPage, Error>;
 

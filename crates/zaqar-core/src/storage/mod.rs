@@ -59,14 +59,14 @@ mod time;
 mod upkeep;
 
 pub use broadcaster::Broadcaster;
-pub use choices::Chosen;
+pub use choices::{Chosen, Skipping};
 pub use claims::{Claim, ClaimRequest, Claimed, Claims, DeadLetters};
 pub use error::Error;
 pub use heads::{Guarded, Heads};
 pub use leases::{Leases, Renewal};
 pub use messages::{
     Batch, Deletable, Deleted, Endpoint, ListQuery, Message, MessagePage, Messages, NewMessage,
-    PopPage, PopQuery, Stats, Volume,
+    PopPage, PopQuery, Skipped, Stats, Volume,
 };
 pub use move_id::{MoveEnd, MoveId};
 pub use moves::{Contents, ContentsMark, Exported, FrozenHead, Movable, Moves};

@@ -32,7 +32,7 @@ impl Deliveries {
         let id = ClaimId::new(rand::random());
         for _ in 0..ATTEMPTS {
             let Some(assumed) = self.generation(key).await? else { break };
-            let request = ClaimRequest { id, ttl, grace: 0, limit, dead_letters: None };
+            let request = ClaimRequest::new(id, ttl, limit);
             match self.store.claim(key, assumed, &request, now).await? {
                 Guarded::Done(Claimed::Messages { messages, .. }) => return Ok((id, messages)),
                 Guarded::Done(Claimed::TargetChanged) => break,

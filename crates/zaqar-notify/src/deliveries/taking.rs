@@ -109,7 +109,7 @@ impl Deliveries {
             }
             Take::Together(limit) => {
                 let (id, ttl) = (ClaimId::new(rand::random()), ROW_LEASE);
-                let request = ClaimRequest { id, ttl, grace: 0, limit, dead_letters: None };
+                let request = ClaimRequest::new(id, ttl, limit);
                 let claimed = store.claim(key, assumed, &request, now).await?;
                 Ok(claimed.map(|claimed| match claimed {
                     Claimed::Messages { messages, .. } => messages,

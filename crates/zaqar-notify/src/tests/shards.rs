@@ -25,7 +25,7 @@ impl Scene {
         let key = schedule(shard).unwrap();
         let generation = self.store.generation(&key).await.unwrap().unwrap();
         let id = ClaimId::new(rand::random());
-        let request = ClaimRequest { id, ttl: 60, grace: 0, limit: 100, dead_letters: None };
+        let request = ClaimRequest::new(id, 60, 100);
         let now = self.clock.now();
         self.store.claim(&key, generation, &request, now).await.unwrap();
         self.store.claim_release(&key, id, now).await.unwrap()

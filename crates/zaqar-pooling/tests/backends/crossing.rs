@@ -88,7 +88,7 @@ async fn letters_go_from_each_kind_of_store_to_each_other() {
             };
             let request = || {
                 let (id, dead_letters) = (ClaimId::new(rand::random()), Some(rule.clone()));
-                ClaimRequest { id, ttl: 60, grace: 60, limit: LETTERS, dead_letters }
+                ClaimRequest { grace: 60, dead_letters, ..ClaimRequest::new(id, 60, LETTERS) }
             };
             let first = request();
             assert_eq!(claim(pooled, &source, &first).await.len(), LETTERS, "{from} to {to}");

@@ -97,8 +97,7 @@ impl History {
         let (server, mut taken) = (&self.servers[number % 2], Vec::new());
         while self.consumed.load(Ordering::Acquire) < PRODUCERS * POSTS {
             let id = ClaimId::new(rand::random());
-            let request =
-                ClaimRequest { id, ttl: 100_000, grace: 60, limit: 3, dead_letters: None };
+            let request = ClaimRequest { grace: 60, ..ClaimRequest::new(id, 100_000, 3) };
             let claim = || server.claim(&self.key, ASSUMED, &request, self.now());
             let Guarded::Done(Claimed::Messages { messages, .. }) = self.retried(claim).await
             else {

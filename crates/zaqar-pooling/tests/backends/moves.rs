@@ -190,7 +190,7 @@ impl Scene {
         self.post(&["late"], 500).await;
         // One claim that was released, and one that holds messages.
         for (id, is_released) in [(ClaimId::new(1), true), (HELD, false)] {
-            let request = ClaimRequest { id, ttl: 300, grace: 60, limit: 2, dead_letters: None };
+            let request = ClaimRequest { grace: 60, ..ClaimRequest::new(id, 300, 2) };
             server.claim(key, ASSUMED, &request, now).await.unwrap();
             if is_released {
                 server.claim_release(key, id, now).await.unwrap();
@@ -292,8 +292,7 @@ async fn check_service(scene: &Scene, before: &Contents, what: &str) {
     let texts: Vec<_> = left.iter().map(|one| &one.payload.bytes[..]).collect();
     assert_eq!(texts, [&b"b"[..], b"c", b"late", b"new"], "{what}");
     assert!(left.iter().all(|one| one.claim.is_none()), "{what}: {left:?}");
-    let request =
-        ClaimRequest { id: ClaimId::new(8), ttl: 60, grace: 60, limit: 9, dead_letters: None };
+    let request = ClaimRequest { grace: 60, ..ClaimRequest::new(ClaimId::new(8), 60, 9) };
     server.claim(key, ASSUMED, &request, now).await.unwrap();
     let taken = server.claim_get(key, request.id, now).await.unwrap().unwrap();
     let ids = |messages: &[Message]| messages.iter().map(|one| one.id).collect::<Vec<_>>();

@@ -80,7 +80,7 @@ impl Scene {
         let target = self.dead.clone();
         let rule = DeadLetters { max_claim_count: 1, target, generation: ASSUMED, ttl: None };
         let id = ClaimId::new(rand::random());
-        ClaimRequest { id, ttl: 60, grace: 60, limit, dead_letters: Some(rule) }
+        ClaimRequest { grace: 60, dead_letters: Some(rule), ..ClaimRequest::new(id, 60, limit) }
     }
 
     /// The contents of the source and of the dead-letter queue, read by a live server.

@@ -54,7 +54,7 @@ impl Scene {
         }
         scene.post(&["a", "b", "c"], 0).await;
         scene.post(&["late"], 500).await;
-        let request = ClaimRequest { id: HELD, ttl: 300, grace: 60, limit: 1, dead_letters: None };
+        let request = ClaimRequest { grace: 60, ..ClaimRequest::new(HELD, 300, 1) };
         assert_eq!(claim(&scene.server, &scene.key, &request, NOW).await.unwrap().len(), 1);
         scene
     }
@@ -481,11 +481,9 @@ async fn letters_in_transfer_arrive_at_a_queue_that_moves() {
         let target = scene.key.clone();
         let rule = DeadLetters { max_claim_count: 1, target, generation: ASSUMED, ttl: None };
         let request = || ClaimRequest {
-            id: ClaimId::new(rand::random()),
-            ttl: 10,
             grace: 60,
-            limit: 5,
             dead_letters: Some(rule.clone()),
+            ..ClaimRequest::new(ClaimId::new(rand::random()), 10, 5)
         };
         let first = request();
         assert_eq!(claim(&scene.server, &source, &first, NOW).await.unwrap().len(), 1);
@@ -539,8 +537,7 @@ async fn a_queue_that_moves_back_and_forth_loses_nothing() {
             let (mut taken, mut empty) = (Vec::new(), 0);
             while empty < 200 {
                 let id = ClaimId::new(rand::random());
-                let request =
-                    ClaimRequest { id, ttl: 100, grace: 60, limit: 3, dead_letters: None };
+                let request = ClaimRequest { grace: 60, ..ClaimRequest::new(id, 100, 3) };
                 let got = claim(&server, &key, &request, NOW).await.unwrap();
                 if got.is_empty() {
                     empty += 1;

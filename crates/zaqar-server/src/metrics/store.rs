@@ -186,7 +186,7 @@ impl Claims for MeteredMessages {
     ) -> Result<Guarded<Claimed>, Error> {
         let outcome =
             self.calls.timed(Method::Claim, self.inner.claim(key, assumed, request, now)).await;
-        if let (true, Ok(Guarded::Done(Claimed::Messages { messages, dead_letters }))) =
+        if let (true, Ok(Guarded::Done(Claimed::Messages { messages, dead_letters, .. }))) =
             (is_clients(key), &outcome)
         {
             self.messages.dead_lettered.add(*dead_letters);

@@ -174,7 +174,11 @@ fn batch(texts: &[&str]) -> Batch {
 }
 
 fn request(limit: usize, dead_letters: Option<DeadLetters>) -> ClaimRequest {
-    ClaimRequest { id: ClaimId::new(rand::random()), ttl: 100, grace: 60, limit, dead_letters }
+    ClaimRequest {
+        grace: 60,
+        dead_letters,
+        ..ClaimRequest::new(ClaimId::new(rand::random()), 100, limit)
+    }
 }
 
 fn done<T: std::fmt::Debug>(guarded: Guarded<T>) -> T {

@@ -222,11 +222,8 @@ async fn consume(scene: Arc<Scene>, tracker: Arc<ClaimTracker>) {
 
 async fn claim_once(scene: &Scene, tracker: &ClaimTracker, me: u64, choice: u8) {
     let request = ClaimRequest {
-        id: ClaimId::new(rand::random()),
-        ttl: 1000,
         grace: 60,
-        limit: 1 + usize::from(choice % 5),
-        dead_letters: None,
+        ..ClaimRequest::new(ClaimId::new(rand::random()), 1000, 1 + usize::from(choice % 5))
     };
     let claimed =
         scene.store().claim(&scene.key, scene.generation, &request, scene.now()).await.unwrap();
@@ -305,11 +302,8 @@ fn operations_of_cancelled_tasks_are_done_completely_or_not_at_all() {
                             acknowledged.fetch_add(1, Ordering::Relaxed);
                         } else {
                             let request = ClaimRequest {
-                                id: ClaimId::new(rand::random()),
-                                ttl: 100,
                                 grace: 60,
-                                limit: 2,
-                                dead_letters: None,
+                                ..ClaimRequest::new(ClaimId::new(rand::random()), 100, 2)
                             };
                             let now = scene.now();
                             let key = &scene.key;

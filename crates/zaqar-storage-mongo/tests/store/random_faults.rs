@@ -99,7 +99,7 @@ impl Load {
         let start = Instant::now();
         while self.tracker.count() < MESSAGES && start.elapsed() < 2 * TIMEOUT {
             let (id, limit) = (ClaimId::new(rand::random()), rand::random_range(1..5));
-            let request = ClaimRequest { id, ttl: 1000, grace: 60, limit, dead_letters: None };
+            let request = ClaimRequest { grace: 60, ..ClaimRequest::new(id, 1000, limit) };
             let claimed = self.store().claim(&self.key, self.generation, &request, self.now).await;
             let messages = match claimed {
                 Ok(Guarded::Done(Claimed::Messages { messages, .. })) => messages,

@@ -138,7 +138,7 @@ impl Scene {
         id: ClaimId,
         limit: usize,
     ) -> Result<String, Error> {
-        let request = ClaimRequest { id, ttl: 100, grace: 60, limit, dead_letters: None };
+        let request = ClaimRequest { grace: 60, ..ClaimRequest::new(id, 100, limit) };
         let claimed = store.claim(&self.key, self.generation, &request, self.now).await?;
         let Claimed::Messages { messages, .. } = done(claimed) else { panic!("no dead letters") };
         Ok(texts(messages.iter().map(|message| &message.payload)))

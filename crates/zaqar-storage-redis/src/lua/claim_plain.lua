@@ -1,17 +1,18 @@
--- Fast path for the usual claims: nothing is due, and the first free messages are live and may be
--- claimed. All other cases fall through to claim.lua, which documents the arguments; both have the
--- same effect on the same keys. Several claims are executed here together or not at all.
+-- Fast path for the usual claims: nothing is due, and the first free messages are live, readable,
+-- and may be claimed. All other cases fall through to claim.lua, which documents the arguments;
+-- both have the same effect on the same keys. Several claims are executed here together or not at
+-- all.
 local wanted = 0
-for i = 12, #ARGV, 5 do wanted = wanted + ARGV[i] end
-local is_plain = not answered and now < due and ARGV[6] == '' and wanted <= 256
+for i = 14, #ARGV, 5 do wanted = wanted + ARGV[i] end
+local is_plain = not answered and now < due and ARGV[6] == '' and ARGV[8] == '' and wanted <= 256
 local positions = is_plain and call('ZRANGE', base .. 'f', 0, wanted - 1) or {}
 -- Fresh messages are those from the cursor on: see fresh.lua.
 local last, cursor = tonumber(head[3]), tonumber(head[9] or math.huge)
 local is_fresh = cursor <= last
   and not (positions[wanted] and (tonumber(positions[wanted]) or math.huge) < cursor)
 if is_plain and not is_fresh and #positions == 0 then
-  local answer = {'done', head[1]}
-  for _ = 12, #ARGV, 5 do answer[#answer + 1] = 0 end
+  local answer = {'done', head[1], '', ''}
+  for _ = 14, #ARGV, 5 do answer[#answer + 1] = 0 end
   return answer
 end
 local ends, notes, records = {}, {}, {}
@@ -26,7 +27,8 @@ if is_plain and is_fresh then
     local chunk, fields = math.floor(at / 256), {}
     for field = at % 256, math.min(to - chunk * 256, 255) do fields[#fields + 1] = field end
     for _, record in ipairs(call('HMGET', base .. 'b:' .. chunk, unpack(fields))) do
-      if not record or (string.byte(record, 9) or 0) < 8 then
+      local flags = record and string.byte(record, 9) or 0
+      if flags < 8 or flags % 2 == 1 and not is_readable(record, ARGV[9]) then
         is_plain = false
         break
       end
@@ -73,15 +75,17 @@ elseif is_plain then
           expires = struct.unpack('>I8', record) + struct.unpack('>I4', record, #record - 3) * 1000
         end
         ends[at] = expires
-        if not record or not expires or expires <= now then is_plain = false end
+        if not expires or expires <= now or not record or not is_readable(record, ARGV[9]) then
+          is_plain = false
+        end
       end
     end
   end
 end
 if is_plain then
-  local answer, held, noted, longer, rows, claims = {'done', head[1]}, {}, {}, {}, {}, {}
+  local answer, held, noted, longer, rows, claims = {'done', head[1], '', ''}, {}, {}, {}, {}, {}
   local soonest, at = math.huge, 1
-  for i = 8, #ARGV, 5 do
+  for i = 10, #ARGV, 5 do
     local id, claim_expires, extended = ARGV[i], now + ARGV[i + 2], now + ARGV[i + 3]
     local to = math.min(at + ARGV[i + 4] - 1, #positions)
     if claim_expires > FOREVER then claim_expires = FOREVER end
@@ -138,4 +142,4 @@ if is_plain then
   call('PEXPIRE', requests, keep)
   return answer
 end
-if #ARGV > 12 and not answered then return {'split'} end
+if #ARGV > 14 and not answered then return {'split'} end

@@ -124,13 +124,21 @@ fn number(number: u64) -> Bytes {
 }
 
 /// The record of a message: see `src/record.rs`.
-fn record(at: u64, life: Option<u64>, delay: u64) -> Bytes {
+fn record(at: u64, life: Option<u64>, delay: u64, key: Option<u8>) -> Bytes {
     let mut record = at.to_be_bytes().to_vec();
-    record.push(life.map_or(0, |_| if delay == 0 { 12 } else { 4 }));
+    let sealed = u8::from(key.is_some());
+    record.push(sealed + life.map_or(0, |_| if delay == 0 { 12 } else { 4 }));
     record.extend(2_u32.to_be_bytes());
-    record.extend(b"mebody");
+    record.extend(b"me");
+    record.extend(key.map(key_name).into_iter().flatten());
+    record.extend(b"body");
     record.extend(life.map(|life| (life as u32).to_be_bytes()).into_iter().flatten());
     record
+}
+
+/// The name of a key, as records have it.
+fn key_name(key: u8) -> [u8; 5] {
+    [0, 0, 0, 1, key]
 }
 
 /// A script and its own arguments.
@@ -149,7 +157,8 @@ fn operation(
             let mut own = vec![Bytes::new(), b"60000".to_vec(), sizes];
             for _ in 0..count {
                 let ttl = if random.random_bool(0.8) { 60 } else { 3600 };
-                own.push(record(at, has_life.then_some(ttl), delay));
+                let key = random.random_bool(0.2).then(|| random.random_range(b'a'..=b'b'));
+                own.push(record(at, has_life.then_some(ttl), delay, key));
                 own.extend([number(1000 * ttl), number(1000 * delay)]);
             }
             ("POST", own)
@@ -158,7 +167,14 @@ fn operation(
             let id = format!("{:032x}", random.random::<u128>()).into_bytes();
             let (ttl, limit) = (random.random_range(20..60), random.random_range(1..5));
             let moving = vec![b'0'; 32];
-            let mut own = vec![Bytes::new(), Bytes::new(), Bytes::new(), moving, id];
+            let keys = match random.random_range(0..4) {
+                0 => Bytes::new(),
+                1 => key_name(b'a').to_vec(),
+                2 => [key_name(b'b'), key_name(b'a')].concat(),
+                _ => b"*".to_vec(),
+            };
+            let [none, most, last, after] = [const { Bytes::new() }; 4];
+            let mut own = vec![none, most, last, moving, after, keys, id];
             own.extend([ttl, 1000 * ttl, 1000 * ttl + 20_000, limit].map(number));
             ("CLAIM", own)
         }
@@ -205,9 +221,9 @@ fn fast_paths_have_the_effect_of_the_general_scripts() {
                 posted.push(text(&answer[1]).into_bytes());
             }
             if script == "CLAIM" {
-                let positions = answer.get(3..).unwrap_or_default().iter().step_by(5);
+                let positions = answer.get(5..).unwrap_or_default().iter().step_by(5);
                 let positions = positions.map(|position| text(position).into_bytes());
-                held.extend(positions.map(|position| (position, own[4].clone())));
+                held.extend(positions.map(|position| (position, own[6].clone())));
             }
         }
     }

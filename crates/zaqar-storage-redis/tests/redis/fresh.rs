@@ -1,9 +1,10 @@
 //! Fresh messages, which have no entry in the index of free messages: see `src/lua/fresh.lua`.
 
 use zaqar_core::storage::{
-    Claims, ContentsMark, Deletable, ListQuery, Messages, MoveId, Moves, NewMessage, PopQuery,
+    ClaimRequest, Claimed, Claims, ContentsMark, Deletable, Guarded, ListQuery, Messages, MoveId,
+    Moves, NewMessage, PopQuery, Skipped,
 };
-use zaqar_core::{MessageId, Timestamp};
+use zaqar_core::{ClaimId, KeyId, MessageId, Position, Timestamp};
 use zaqar_storage_redis::Redis;
 
 use crate::servers::Server;
@@ -40,6 +41,25 @@ async fn pop(queue: &Queue, limit: usize) -> Vec<String> {
     texts(&queue.store.pop(&queue.key, &query, now()).await.expect("it answers").messages)
 }
 
+/// Pops without keys, in slices. Returns what was popped, and where the next slice begins.
+async fn pop_slice(queue: &Queue, after: Option<Position>) -> (Vec<String>, Skipped) {
+    let query = PopQuery { limit: 1, after, keys: Vec::new() };
+    let page = queue.store.pop(&queue.key, &query, now()).await.expect("it answers");
+    (texts(&page.messages), page.skipped)
+}
+
+/// As [`pop_slice`], for a claim.
+async fn claim_slice(queue: &Queue, after: Option<Position>) -> (Vec<String>, Skipped) {
+    let keys = Some(Vec::new());
+    let request = ClaimRequest { after, keys, ..ClaimRequest::new(ClaimId::new(rand()), 60, 1) };
+    let claimed = queue.store.claim(&queue.key, queue.generation, &request, now()).await;
+    let Guarded::Done(Claimed::Messages { messages, skipped, .. }) = claimed.expect("it answers")
+    else {
+        panic!("the queue has the generation that is assumed");
+    };
+    (texts(&messages), skipped)
+}
+
 /// A page of free messages.
 async fn free(queue: &Queue, limit: usize) -> Vec<String> {
     let (include_claimed, include_delayed) = (false, false);
@@ -65,6 +85,41 @@ fn commands(server: &Server) -> u64 {
     let stats = server.cli(&["INFO", "commandstats"]);
     let calls = |line: &str| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok();
     stats.lines().filter(|line| !line.contains("info")).filter_map(calls).sum()
+}
+
+/// More bytes of messages that are not fresh than one call reads, after one that cannot be
+/// decrypted and keeps the cursor where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn slices_continue_among_delayed_messages() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    let mut sealed = message("sealed");
+    sealed.payload.sealed_with = Some(KeyId("lost".to_owned()));
+    queue.try_post_new(vec![sealed]).await.expect("stored");
+    let large = "x".repeat(64 << 10);
+    for _ in 0..10 {
+        queue.try_post_new(vec![delayed(&large); 4]).await.expect("stored");
+    }
+    queue.post(&["popped", "claimed"]).await;
+    let (mut claimed, mut popped, mut after) = (Vec::new(), Vec::new(), None);
+    for _ in 0..10 {
+        let (found, skipped) = pop_slice(&queue, after).await;
+        popped.extend(found);
+        after = skipped.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    for _ in 0..10 {
+        let (found, skipped) = claim_slice(&queue, after).await;
+        claimed.extend(found);
+        after = skipped.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((claimed, popped), (vec!["claimed".to_owned()], vec!["popped".to_owned()]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -146,8 +146,11 @@ async fn renewals_dead_letters_and_deliveries_continue() {
     let (to, generation) = (target.key.clone(), target.generation);
     let rule = DeadLetters { max_claim_count: 1, target: to, generation, ttl: None };
     let rule = Some(rule);
-    let request =
-        ClaimRequest { id: ClaimId::new(rand()), ttl: 9, grace: 9, limit: 5, dead_letters: rule };
+    let request = ClaimRequest {
+        grace: 9,
+        dead_letters: rule,
+        ..ClaimRequest::new(ClaimId::new(rand()), 9, 5)
+    };
     store.claim(&queue.key, queue.generation, &request, now()).await.unwrap();
     assert_eq!(target.texts().await, ["a"]);
     store.delete(&queue.key, ids[1], Some(request.id), now()).await.unwrap();

@@ -44,7 +44,7 @@ macro_rules! operations {
 }
 
 fn request(limit: usize) -> ClaimRequest {
-    ClaimRequest { id: ClaimId::new(rand()), ttl: 60, grace: 60, limit, dead_letters: None }
+    ClaimRequest { grace: 60, ..ClaimRequest::new(ClaimId::new(rand()), 60, limit) }
 }
 
 fn subscription(id: SubscriptionId, lease: Option<LeaseId>) -> NewSubscription {

@@ -80,7 +80,8 @@ async fn claim_with(source: &Queue, dead: &Queue) -> Result<usize, zaqar_core::s
         ttl: None,
     };
     let id = ClaimId::new(rand());
-    let request = ClaimRequest { id, ttl: 60, grace: 60, limit: 10, dead_letters: Some(rule) };
+    let request =
+        ClaimRequest { grace: 60, dead_letters: Some(rule), ..ClaimRequest::new(id, 60, 10) };
     match source.store.claim(&source.key, source.generation, &request, now()).await? {
         Guarded::Done(Claimed::Messages { messages, .. }) => Ok(messages.len()),
         refused => panic!("{refused:?}"),

@@ -77,7 +77,8 @@ async fn fill(queue: &Queue, target: &Queue, lease: LeaseId) {
         ttl: None,
     };
     let id = ClaimId::new(rand());
-    let request = ClaimRequest { id, ttl: 60, grace: 60, limit: 5, dead_letters: Some(rule) };
+    let request =
+        ClaimRequest { grace: 60, dead_letters: Some(rule), ..ClaimRequest::new(id, 60, 5) };
     store.claim(&queue.key, queue.generation, &request, now()).await.expect("it answers");
     let leased = store.lease(&queue.key, &lease_for(now().plus_secs(60)), now()).await;
     assert_eq!(leased.expect("it answers").len(), 1, "there is an entry");

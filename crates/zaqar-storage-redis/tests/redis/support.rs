@@ -117,7 +117,7 @@ impl Queue {
 
     pub(crate) async fn try_claim(&self, limit: usize) -> Result<(ClaimId, Vec<Message>), Error> {
         let id = ClaimId::new(rand());
-        let request = ClaimRequest { id, ttl: HOUR, grace: HOUR, limit, dead_letters: None };
+        let request = ClaimRequest { grace: HOUR, ..ClaimRequest::new(id, HOUR, limit) };
         match self.store.claim(&self.key, self.generation, &request, now()).await? {
             Guarded::Done(Claimed::Messages { messages, .. }) => Ok((id, messages)),
             refused => panic!("{refused:?}"),

@@ -1,11 +1,11 @@
 //! Claims: every line of [`zaqar_core::storage::Claims`] except those on dead letters.
 
-use zaqar_core::storage::{Claim, ClaimRequest, Deletable, Guarded};
-use zaqar_core::{ClaimId, Generation, Version};
+use zaqar_core::storage::{Claim, ClaimRequest, Deletable, Guarded, Message, Skipped};
+use zaqar_core::{ClaimId, Generation, KeyId, Version};
 
 use super::messages::{with_delay, with_ttl};
 use crate::kit::{Kit, generation};
-use crate::queue::{Queue, ids, message, request, texts};
+use crate::queue::{Queue, ids, message, request, request_with_keys, sealed, texts, visible};
 
 /// `claim`: "at most `limit` free messages, in order, are held by the new claim until `now + ttl`".
 pub(crate) async fn a_claim_gets_the_first_messages(kit: &mut Kit) {
@@ -410,6 +410,95 @@ impl Queue {
         let request = ClaimRequest { ttl, grace, ..request(limit) };
         (request.id, self.claim_with(&request).await)
     }
+}
+
+/// `claim`: "A message sealed with a key that is not in `request.keys` stays free: it is neither
+/// held nor counted nor moved, and messages after it are claimed."
+pub(crate) async fn claims_skip_messages_that_the_caller_cannot_open(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let posted = ["lost", "kept", "", "last", "other", ""].map(|key| sealed("text", key));
+    let p = queue.post_new(posted.to_vec()).await;
+    let claim = |limit| request_with_keys(limit, &["other", "kept"]);
+    let skipped = Skipped { key: Some(KeyId("lost".to_owned())), next: None };
+    let first = claim(3);
+    let taken = queue.claim_readable(&first).await;
+    assert_eq!((ids(&taken.0), &taken.1), (vec![p[1], p[2], p[4]], &skipped));
+    let held = queue.claim_get(first.id).await.expect("it is live").messages;
+    assert_eq!(ids(&held), [p[1], p[2], p[4]]);
+    let taken = queue.claim_readable(&claim(3)).await;
+    assert_eq!((ids(&taken.0), &taken.1), (vec![p[5]], &skipped));
+    assert_eq!(queue.claim_readable(&claim(3)).await, (Vec::new(), skipped.clone()));
+    let stats = queue.stats().await;
+    assert_eq!((stats.free, stats.claimed), (2, 4));
+    assert!(queue.get(&[p[0], p[3]]).await.iter().all(|one| one.claim_count == 0));
+    queue.release(first.id).await;
+    assert_eq!(ids(&queue.claim_with(&claim(1)).await), p[1..2], "it is free in its place");
+    let (taken, skipped) = queue.claim_readable(&request_with_keys(4, &["last", "lost"])).await;
+    assert_eq!(ids(&taken), [p[0], p[2], p[3]], "with its key it can be claimed");
+    assert!(taken[0].claim_count == 1 && taken[2].claim_count == 1);
+    assert_eq!(skipped.key.map(|key| key.0).as_deref(), Some("other"));
+    assert_eq!(ids(&queue.claim(9).await.1), [p[4]], "without keys, whatever its key");
+}
+
+/// `claim`: as above, with messages that no claim has passed yet and others among them.
+pub(crate) async fn skipped_messages_stay_free_among_others(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    for number in 0..4 {
+        let key = |at| if (at + number) % 3 == 0 { "lost" } else { "" };
+        queue.post_new((0..5).map(|at| sealed("text", key(at))).collect()).await;
+        let (claim, taken) = (request_with_keys(2, &[]), number % 2);
+        queue.claim_with(&claim).await;
+        if taken == 1 {
+            queue.release(claim.id).await;
+        }
+    }
+    let is_sealed = |message: &Message| message.payload.sealed_with.is_some();
+    let all = queue.all().await;
+    let lost: Vec<_> = all.iter().filter(|one| is_sealed(one)).map(|one| one.id).collect();
+    let taken = queue.claim_with(&request_with_keys(20, &[])).await;
+    assert!(taken.is_sorted_by_key(|message| message.id) && !taken.iter().any(is_sealed));
+    let stats = queue.stats().await;
+    assert_eq!((stats.free, stats.claimed), (lost.len() as u64, (all.len() - lost.len()) as u64));
+    assert_eq!(ids(&queue.follow(visible()).await), lost);
+    let taken = queue.claim_with(&request_with_keys(20, &["lost"])).await;
+    assert_eq!(ids(&taken), lost);
+    assert!(taken.iter().all(|message| message.claim_count == 1));
+}
+
+/// `claim`: "Skipping more than a bounded number of these … ends the slice early": the next slice
+/// continues there.
+pub(crate) async fn a_claim_continues_after_many_unreadable_messages(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    for _ in 0..3 {
+        queue.post_new(vec![sealed("s", "lost"); 500]).await;
+    }
+    let last = queue.post_one(message("plain")).await;
+    let (mut after, mut found) = (None, Vec::new());
+    for _ in 0..100 {
+        let request = ClaimRequest { after, ..request_with_keys(2, &[]) };
+        let (taken, skipped) = queue.claim_readable(&request).await;
+        found.extend(ids(&taken));
+        let Some(next) = skipped.next else { break };
+        assert!(Some(next) > after, "a slice continues after the previous one");
+        after = Some(next);
+    }
+    assert_eq!(found, [last]);
+    let stats = queue.stats().await;
+    assert_eq!((stats.free, stats.claimed), (1500, 1));
+    let skipped = queue.claim_with(&request_with_keys(2000, &["lost"])).await;
+    assert!(skipped.is_sorted_by_key(|message| message.id));
+    assert_eq!(skipped.len(), 1500, "they can be claimed with their key");
+}
+
+/// `claim_each`: "Does what `claim` does with `ClaimRequest::new`": messages are taken whatever
+/// their key.
+pub(crate) async fn claims_of_their_own_take_messages_of_any_key(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post_new(["lost", ""].map(|key| sealed("text", key)).to_vec()).await;
+    let Guarded::Done(taken) = queue.claim_each(&new_claims(3)).await else {
+        panic!("the queue has the generation that is assumed");
+    };
+    assert_eq!(ids(&taken), p);
 }
 
 fn new_claims(count: usize) -> Vec<ClaimId> {

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use zaqar_core::storage::{
-    ClaimRequest, Claimed, DeadLetters, Guarded, ListQuery, Message, NewMessage,
+    ClaimRequest, Claimed, DeadLetters, Guarded, ListQuery, Message, NewMessage, Skipped,
 };
 use zaqar_core::{Checksum, ClientId, Generation, KeyId, Kind, Payload, Version};
 
 use super::messages::with_ttl;
 use crate::kit::{Kit, generation};
-use crate::queue::{Queue, everything, ids, message, request, texts};
+use crate::queue::{Queue, everything, ids, message, request, request_with_keys, sealed, texts};
 
 /// A source queue and its dead-letter queue.
 async fn pair(kit: &Kit) -> (Queue, Queue) {
@@ -40,7 +40,8 @@ pub(crate) async fn a_message_at_the_maximum_claim_count_moves(kit: &mut Kit) {
     }
     assert_eq!(source.ids().await, p, "it moves instead of being claimed again");
     let claimed = source.try_claim(source.generation, &with_rule(1, rule)).await;
-    let moved = Claimed::Messages { messages: Vec::new(), dead_letters: 1 };
+    let moved =
+        Claimed::Messages { messages: Vec::new(), dead_letters: 1, skipped: Skipped::default() };
     assert_eq!(claimed, Guarded::Done(moved));
     assert_eq!(source.ids().await, []);
     assert_eq!(source.get(&p).await, []);
@@ -171,6 +172,35 @@ pub(crate) async fn many_dead_letters_do_not_hide_the_rest(kit: &mut Kit) {
     let taken = source.claim_with(&with_rule(1, rule)).await;
     assert_eq!(ids(&taken), fresh[..1]);
     assert_eq!(texts(&dead.all().await), (0..150).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(source.ids().await, fresh);
+}
+
+/// `claim`: "A message sealed with a key that is not in `request.keys` … is neither held nor
+/// counted nor moved, and messages after it are claimed."
+pub(crate) async fn messages_that_the_caller_cannot_open_do_not_move(kit: &mut Kit) {
+    let (source, dead) = pair(kit).await;
+    let rule = dead.as_target(1, None);
+    let posted = ["lost", "kept", "lost", ""].map(|key| sealed(key, key));
+    let p = source.post_new(posted.to_vec()).await;
+    claim_and_release(&source, 4, &rule).await;
+    let fresh = source.post(1).await;
+    let request = |keys: &[&str]| ClaimRequest {
+        dead_letters: Some(rule.clone()),
+        ..request_with_keys(5, keys)
+    };
+    let (taken, skipped) = source.claim_readable(&request(&["kept"])).await;
+    assert_eq!((ids(&taken), skipped.next), (fresh.clone(), None));
+    assert_eq!(skipped.key, posted[0].payload.sealed_with);
+    assert_eq!(texts(&dead.all().await), ["kept", ""]);
+    assert_eq!(source.ids().await, [p[0], p[2], fresh[0]]);
+    let left = source.get(&p).await;
+    assert!(left.iter().all(|one| one.claim.is_none() && one.claim_count == 1));
+    // Only these must be moved now, so that their target does not matter without their key.
+    let wrong = DeadLetters { generation: generation(1), ..rule.clone() };
+    let wrong = ClaimRequest { dead_letters: Some(wrong), ..request(&["kept"]) };
+    assert_eq!(source.claim_with(&wrong).await, []);
+    assert_eq!(source.claim_with(&request(&["lost"])).await, []);
+    assert_eq!(texts(&dead.all().await), ["kept", "", "lost", "lost"]);
     assert_eq!(source.ids().await, fresh);
 }
 

@@ -1,11 +1,11 @@
 //! `pop`: lines of [`zaqar_core::storage::Messages::pop`].
 
 use zaqar_core::KeyId;
-use zaqar_core::storage::NewMessage;
+use zaqar_core::storage::Skipped;
 
 use super::messages::{with_delay, with_ttl};
 use crate::kit::{Kit, generation};
-use crate::queue::{ids, message, texts};
+use crate::queue::{ids, message, sealed, texts};
 
 /// `pop`: "At most `query.limit`, in order".
 pub(crate) async fn pop_removes_the_first(kit: &mut Kit) {
@@ -65,28 +65,22 @@ pub(crate) async fn pop_of_an_empty_queue(kit: &mut Kit) {
     assert_eq!(kit.queue_at(kit.key("closed"), generation(1)).pop(5).await, []);
 }
 
-fn sealed(text: &str, key: &str) -> NewMessage {
-    let mut new = message(text);
-    new.payload.sealed_with = Some(KeyId(key.to_owned()));
-    new
-}
-
 /// `pop`: "A message sealed with a key that is not in `query.keys` stays free, its claim count
 /// unchanged, and messages after it are removed."
 pub(crate) async fn pop_skips_messages_that_the_caller_cannot_open(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let posted = ["lost", "kept", "", "lost", "other", ""].map(|key| match key {
-        "" => message("plain"),
-        key => sealed("sealed", key),
-    });
+    let posted = ["lost", "kept", "", "last", "other", ""].map(|key| sealed("text", key));
     let p = queue.post_new(posted.to_vec()).await;
     let keys = ["other", "kept"].map(|key| KeyId(key.to_owned()));
+    let skipped = Skipped { key: Some(KeyId("lost".to_owned())), next: None };
     let page = queue.pop_readable(3, None, &keys).await;
-    assert_eq!((ids(&page.messages), page.next), (vec![p[1], p[2], p[4]], None));
+    assert_eq!((ids(&page.messages), &page.skipped), (vec![p[1], p[2], p[4]], &skipped));
     let page = queue.pop_readable(3, None, &keys).await;
-    assert_eq!((ids(&page.messages), page.next), (vec![p[5]], None));
+    assert_eq!((ids(&page.messages), &page.skipped), (vec![p[5]], &skipped));
     assert_eq!(queue.ids().await, [p[0], p[3]]);
-    let page = queue.pop_readable(3, None, &[KeyId("lost".to_owned())]).await;
+    let keys = ["last", "lost"].map(|key| KeyId(key.to_owned()));
+    let page = queue.pop_readable(3, None, &keys).await;
+    assert_eq!(page.skipped, Skipped::default());
     assert_eq!(ids(&page.messages), [p[0], p[3]], "with its key it can be popped");
     assert!(page.messages.iter().all(|one| one.claim.is_none() && one.claim_count == 0));
 }
@@ -103,7 +97,7 @@ pub(crate) async fn a_pop_continues_after_many_unreadable_messages(kit: &mut Kit
     for _ in 0..100 {
         let page = queue.pop_readable(2, after, &[]).await;
         found.extend(ids(&page.messages));
-        let Some(next) = page.next else { break };
+        let Some(next) = page.skipped.next else { break };
         assert!(Some(next) > after, "a slice continues after the previous one");
         after = Some(next);
     }

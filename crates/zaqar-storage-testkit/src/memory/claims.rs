@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use zaqar_core::storage::{
     Chosen, Claim, ClaimRequest, ClaimRow, Claimed, Claims, DeadLetters, Error, Guarded, Message,
-    MessageState,
+    MessageRow, MessageState,
 };
 use zaqar_core::{ClaimId, Generation, Position, QueueKey, Timestamp};
 
@@ -72,7 +72,7 @@ impl Claims for Memory {
         let mut taken = Vec::with_capacity(ids.len());
         for id in ids {
             let id = if head.has(Fault::ClaimShared) { ids[0] } else { *id };
-            let request = ClaimRequest { id, ttl, grace: 0, limit: 1, dead_letters: None };
+            let request = ClaimRequest::new(id, ttl, 1);
             let chosen = head.choose(&request, now);
             let messages = head.hold(&request, &chosen.taken, now);
             if messages.is_empty() {
@@ -174,7 +174,8 @@ impl Memory {
             Some(head) => head.hold(request, &chosen.taken, now),
             None => Vec::new(),
         };
-        Claimed::Messages { messages, dead_letters: chosen.moved.len() }
+        let dead_letters = chosen.moved.len();
+        Claimed::Messages { messages, dead_letters, skipped: chosen.skipped }
     }
 
     /// Appends messages to the dead-letter queue; `false` if it has another generation than
@@ -221,8 +222,13 @@ impl Head {
             MessageState::Claimed(_) => self.has(Fault::DoubleClaim),
             MessageState::Delayed => self.has(Fault::DelayIgnored),
         };
-        let free = self.live(now).filter(|(_, state)| is_free(*state));
-        request.choose(free.map(|(message, _)| message))
+        let is_behind = |message: &MessageRow| Some(message.position) > request.after;
+        let free = self.live(now).filter(|(row, state)| is_free(*state) && is_behind(row));
+        let free = free.map(|(message, _)| message);
+        if self.has(Fault::ClaimTakesUnreadable) {
+            return ClaimRequest { keys: None, ..request.clone() }.choose(free);
+        }
+        request.choose(free)
     }
 
     fn hold(

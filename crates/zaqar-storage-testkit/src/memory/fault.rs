@@ -11,6 +11,8 @@ pub enum Fault {
     RacingPops,
     /// A pop removes messages that its caller cannot open.
     PopRemovesUnreadable,
+    /// A claim takes messages that its caller cannot open.
+    ClaimTakesUnreadable,
     /// A lease that the store has lost is reported as continued.
     LostLeaseContinues,
     /// The next position follows the last one, even if the clock is ahead.
@@ -201,7 +203,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 97] = [
+    pub const ALL: [Self; 98] = [
         Self::DoubleClaim,
         Self::RacingClaims,
         Self::RacingPops,
@@ -275,6 +277,7 @@ impl Fault {
         Self::LeaseNeverExpires,
         Self::LeaseRevived,
         Self::PopRemovesUnreadable,
+        Self::ClaimTakesUnreadable,
         Self::LostLeaseContinues,
         Self::LeaseListsOthers,
         Self::PositionsIgnoreClock,

@@ -5,15 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use zaqar_core::storage::{
     Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, MessageRow,
-    MessageState, Messages, PopPage, PopQuery, Stats, Volume,
+    MessageState, Messages, PopPage, PopQuery, Skipping, Stats, Volume,
 };
 use zaqar_core::{ClaimId, Generation, Kind, MessageId, Position, QueueKey, Timestamp};
 
 use super::head::{Head, guarded};
 use super::{Fault, Memory};
-
-/// Messages that the caller cannot open and that one slice of a pop skips.
-const MAX_UNREADABLE: usize = 1000;
 
 #[async_trait]
 impl Messages for Memory {
@@ -320,31 +317,25 @@ impl Head {
         marker.position
     }
 
-    /// The first free messages whose payloads the caller can open, skipping at most
-    /// [`MAX_UNREADABLE`] others.
+    /// The first free messages whose payloads the caller can open.
     fn first_readable(&mut self, query: &PopQuery, now: Timestamp) -> PopPage {
         let now = self.effective_time(now);
-        let mut page = PopPage::default();
-        let mut skipped = 0;
+        let (mut messages, mut skipping) = (Vec::new(), Skipping::default());
         for (message, state) in self.live(now) {
             let is_behind = query.after.is_none_or(|after| message.position > after);
             if state != MessageState::Free || !is_behind {
                 continue;
             }
             if query.can_open(&message.payload) || self.has(Fault::PopRemovesUnreadable) {
-                page.messages.push(self.show((message, state)));
-                if page.messages.len() == query.limit {
+                messages.push(self.show((message, state)));
+                if messages.len() == query.limit {
                     break;
                 }
-            } else {
-                skipped += 1;
-                if skipped == MAX_UNREADABLE {
-                    page.next = Some(message.position);
-                    break;
-                }
+            } else if skipping.skip(message.payload.sealed_with.as_ref(), message.position) {
+                break;
             }
         }
-        page
+        PopPage { messages, skipped: skipping.skipped }
     }
 
     fn remove_all(&mut self, messages: &[Message]) {

@@ -33,8 +33,15 @@ pub enum Op {
     Pop { queue: usize, limit: usize, keys: Vec<u8> },
     /// Purges.
     Purge { queue: usize },
-    /// Claims.
-    Claim { queue: usize, limit: usize, ttl: u64, grace: u64, dead_letters: Option<DeadLetterRule> },
+    /// Claims messages that are plain or sealed with one of these keys; `None` for any key.
+    Claim {
+        queue: usize,
+        limit: usize,
+        ttl: u64,
+        grace: u64,
+        keys: Option<Vec<u8>>,
+        dead_letters: Option<DeadLetterRule>,
+    },
     /// Renews.
     Renew { queue: usize, claim: usize, ttl: u64, grace: u64 },
     /// Releases.
@@ -185,12 +192,14 @@ fn list() -> impl Strategy<Value = Op> {
 fn claim() -> impl Strategy<Value = Op> {
     let rule = (1..4u32, option::of(prop_oneof![Just(60u64), Just(500u64)]))
         .prop_map(|(max_claim_count, ttl)| DeadLetterRule { max_claim_count, ttl });
-    (queue(), 1usize..6, claim_ttl(), grace(), option::of(rule)).prop_map(
-        |(queue, limit, ttl, grace, dead_letters)| Op::Claim {
+    let keys = option::of(vec(0..2u8, 0..3));
+    (queue(), 1usize..6, claim_ttl(), grace(), keys, option::of(rule)).prop_map(
+        |(queue, limit, ttl, grace, keys, dead_letters)| Op::Claim {
             queue,
             limit,
             ttl,
             grace,
+            keys,
             dead_letters,
         },
     )

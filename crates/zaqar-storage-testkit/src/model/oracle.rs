@@ -6,7 +6,7 @@
 
 mod subscribers;
 
-use zaqar_core::storage::{Claim, Deleted, Endpoint, Message, Stats};
+use zaqar_core::storage::{Claim, Deleted, Endpoint, Message, Skipped, Stats};
 use zaqar_core::{ClaimId, ClientId, KeyId, MessageId, Payload, Timestamp};
 
 use subscribers::Subscribers;
@@ -49,15 +49,20 @@ struct LiveClaim {
 
 /// The parameters of a claim.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ClaimInput {
+pub(super) struct ClaimInput<'a> {
     pub(super) id: ClaimId,
     pub(super) limit: usize,
     pub(super) ttl: u64,
     pub(super) grace: u64,
+    pub(super) keys: Option<&'a [KeyId]>,
     pub(super) max_claim_count: Option<u32>,
 }
 
 impl Row {
+    fn is_free(&self, keys: Option<&[KeyId]>) -> bool {
+        self.state == State::Free && keys.is_none_or(|keys| self.payload.opens_with(keys))
+    }
+
     fn show(&self) -> Message {
         Message {
             id: self.id,
@@ -146,19 +151,32 @@ impl QueueModel {
     }
 
     pub(super) fn pop(&mut self, limit: usize, keys: &[KeyId]) -> Vec<Message> {
-        let can_open =
-            |payload: &Payload| payload.sealed_with.as_ref().is_none_or(|key| keys.contains(key));
-        let mut popped = self.listed(|row| row.state == State::Free && can_open(&row.payload));
+        let mut popped = self.listed(|row| row.is_free(Some(keys)));
         popped.truncate(limit);
         self.messages.retain(|row| !popped.iter().any(|message| message.id == row.id));
         popped
     }
 
+    /// What a pop or claim of `limit` messages skips, given which messages it takes or moves.
+    pub(super) fn skipped(&self, limit: usize, keys: &[KeyId], max: Option<u32>) -> Skipped {
+        let mut taken = 0;
+        for row in self.messages.iter().filter(|row| row.state == State::Free) {
+            if taken == limit {
+                break;
+            }
+            if !row.is_free(Some(keys)) {
+                return Skipped { key: row.payload.sealed_with.clone(), next: None };
+            }
+            taken += usize::from(max.is_none_or(|max| row.count < max));
+        }
+        Skipped::default()
+    }
+
     /// Removes the messages that a claim must move to the dead-letter queue.
-    pub(super) fn exhausted(&mut self, request: ClaimInput) -> Vec<Row> {
+    pub(super) fn exhausted(&mut self, request: ClaimInput<'_>) -> Vec<Row> {
         let mut taken = 0;
         let (exhausted, rest) = self.messages.drain(..).partition(|row| {
-            let is_met = row.state == State::Free && taken < request.limit;
+            let is_met = row.is_free(request.keys) && taken < request.limit;
             let is_exhausted =
                 is_met && request.max_claim_count.is_some_and(|max| row.count >= max);
             taken += usize::from(is_met && !is_exhausted);
@@ -174,8 +192,8 @@ impl QueueModel {
         self.messages.sort_by_key(|row| row.id);
     }
 
-    pub(super) fn claim(&mut self, request: ClaimInput, now: Timestamp) -> Vec<Message> {
-        let free = self.messages.iter_mut().filter(|row| row.state == State::Free);
+    pub(super) fn claim(&mut self, request: ClaimInput<'_>, now: Timestamp) -> Vec<Message> {
+        let free = self.messages.iter_mut().filter(|row| row.is_free(request.keys));
         let taken: Vec<_> = free
             .take(request.limit)
             .map(|row| {

@@ -99,20 +99,24 @@ impl Run {
             Op::Pop { queue, limit, keys } => {
                 let keys: Vec<_> = keys.into_iter().map(key_id).collect();
                 let answer = self.queues[queue].0.pop_readable(limit, None, &keys).await;
-                let messages = self.model(queue).map(|model| model.pop(limit, &keys));
-                let messages = messages.unwrap_or_default();
-                assert_eq!(answer, PopPage { messages, next: None }, "{}", self.at);
+                let expected = self.model(queue).map(|model| {
+                    let skipped = model.skipped(limit, &keys, None);
+                    PopPage { messages: model.pop(limit, &keys), skipped }
+                });
+                assert_eq!(answer, expected.unwrap_or_default(), "{}", self.at);
             }
             Op::Purge { queue } => {
                 self.queues[queue].0.purge().await;
                 self.model(queue).map(QueueModel::purge);
                 self.kit.sweep().await;
             }
-            Op::Claim { queue, limit, ttl, grace, dead_letters } => {
+            Op::Claim { queue, limit, ttl, grace, keys, dead_letters } => {
                 let id = ClaimId::new(rand::random());
                 self.claims.push(id);
                 let max_claim_count = dead_letters.map(|rule| rule.max_claim_count);
-                let request = ClaimInput { id, limit, ttl, grace, max_claim_count };
+                let keys: Option<Vec<_>> = keys.map(|keys| keys.into_iter().map(key_id).collect());
+                let keys = keys.as_deref();
+                let request = ClaimInput { id, limit, ttl, grace, keys, max_claim_count };
                 self.claim(queue, request, dead_letters).await;
             }
             Op::Renew { queue, claim, ttl, grace } => {
@@ -299,7 +303,12 @@ impl Run {
         self.model(queue).into_iter().for_each(|model| model.delete_many(&ids, claims.as_deref()));
     }
 
-    async fn claim(&mut self, source: usize, request: ClaimInput, rule: Option<DeadLetterRule>) {
+    async fn claim(
+        &mut self,
+        source: usize,
+        request: ClaimInput<'_>,
+        rule: Option<DeadLetterRule>,
+    ) {
         let now = self.kit.now();
         let target = (source + 1) % self.queues.len();
         let dead_letters =
@@ -309,6 +318,8 @@ impl Run {
             assert_eq!(answer, Guarded::Absent, "{}", self.at);
             return;
         };
+        let skipped =
+            request.keys.map(|keys| model.skipped(request.limit, keys, request.max_claim_count));
         let exhausted = model.exhausted(request);
         if !exhausted.is_empty() && self.queues[target].1.is_none() {
             self.model(source).into_iter().for_each(|model| model.put_back(exhausted.clone()));
@@ -318,20 +329,25 @@ impl Run {
         let dead_letters = exhausted.len();
         self.move_dead_letters(target, exhausted, rule.and_then(|rule| rule.ttl)).await;
         let taken = self.model(source).map(|model| model.claim(request, now)).unwrap_or_default();
-        let expected = Claimed::Messages { messages: taken, dead_letters };
+        let skipped = skipped.unwrap_or_default();
+        let expected = Claimed::Messages { messages: taken, dead_letters, skipped };
         assert_eq!(answer, Guarded::Done(expected), "{}", self.at);
     }
 
     async fn try_claim(
         &self,
         queue: usize,
-        request: ClaimInput,
+        request: ClaimInput<'_>,
         dead_letters: Option<DeadLetters>,
     ) -> Guarded<Claimed> {
-        let ClaimInput { id, limit, ttl, grace, .. } = request;
+        let ClaimInput { id, limit, ttl, grace, keys, .. } = request;
+        let keys = keys.map(<[_]>::to_vec);
         let queue = &self.queues[queue].0;
         queue
-            .try_claim(queue.generation, &ClaimRequest { id, ttl, grace, limit, dead_letters })
+            .try_claim(
+                queue.generation,
+                &ClaimRequest { grace, keys, dead_letters, ..ClaimRequest::new(id, ttl, limit) },
+            )
             .await
     }
 
