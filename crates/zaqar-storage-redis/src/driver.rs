@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicUsize;
 
 use zaqar_core::{Generation, QueueKey, Timestamp, storage};
 
-use crate::answer_sizes::AnswerSizes;
+use crate::answer_sizes::{self, AnswerSizes};
 use crate::broadcaster::Broadcaster;
 use crate::config::Options;
+use crate::direct::Pages;
 use crate::error::{Error, RETRY_AFTER};
 use crate::groups::Groups;
 use crate::keys::{Keys, Schedule, ScriptKeys};
@@ -32,6 +33,7 @@ pub(crate) struct Inner {
     pub(crate) broadcaster: Arc<Broadcaster>,
     pub(crate) groups: Groups,
     pub(crate) answer_sizes: AnswerSizes,
+    pub(crate) pages: Pages,
     /// The shard with which the next sweep begins.
     pub(crate) shard: AtomicUsize,
 }
@@ -84,7 +86,8 @@ impl Redis {
         startup::check(&server).await?;
         let broadcaster = Broadcaster::start(server.clone(), channel, poll, tasks);
         let (shard, answer_sizes) = (AtomicUsize::new(0), AnswerSizes::default());
-        let inner = Inner { server, broadcaster, groups, answer_sizes, shard };
+        let pages = Pages::default();
+        let inner = Inner { server, broadcaster, groups, answer_sizes, pages, shard };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -129,7 +132,7 @@ impl Redis {
             };
             let answer = server.run(call_now).await?;
             if let Some(sizes) = sizes {
-                sizes.note(key, &answer);
+                sizes.note(key, answer_sizes::size(&answer));
             }
             let mut reply = Reply::new(answer)?;
             let status = match reply.bytes()?.as_slice() {

@@ -7,6 +7,7 @@ mod clients;
 mod cluster;
 mod config;
 mod dead_letters;
+mod direct;
 mod driver;
 mod envelope;
 mod error;
