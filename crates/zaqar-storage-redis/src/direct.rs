@@ -2,18 +2,14 @@
 //!
 //! What a script reads becomes strings of Lua, which hashes all their bytes: that takes Redis 7.0
 //! 2 µs for a body of 1 KiB, where the command alone takes 0.1 µs. So the usual pages, of fresh
-//! messages (see `lua/fresh.lua`) at adjacent positions, are read by one pipeline of plain
-//! commands, and so are messages by id that no claim holds. All others are read by the scripts.
-//!
-//! Redis may execute commands of others between those of a pipeline. The head is read first and
-//! says up to which position messages exist and that none has expired. After that, a message of the
-//! page can be claimed, which lists it as it was, or deleted, or claimed and released, which leaves
-//! the page to the script.
+//! messages (see `lua/fresh.lua`) at adjacent positions, are read by one transaction of plain
+//! commands, and so are messages by id that were never claimed or that a claim has released. All
+//! others are read by the scripts.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "all other replies are unusual")]
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::vec::IntoIter;
 
 use redis::{Pipeline, Value};
@@ -21,6 +17,7 @@ use zaqar_core::storage::{ListQuery, Message};
 use zaqar_core::{Incarnation, MessageId, QueueKey, Timestamp};
 
 use crate::Redis;
+use crate::envelope;
 use crate::messages::{FIRST_SLICE_BYTES, Slice, SliceQuery, id, states};
 use crate::peer::Lane;
 use crate::record;
@@ -28,28 +25,45 @@ use crate::reply::number;
 
 /// Queues of which pages are remembered. Past this number they are learned anew.
 const MAX_QUEUES: usize = 1024;
-/// Pages of a queue that scripts read after one that was not usual.
-const PAUSE: u8 = 2;
+/// Reads of a queue that are left to scripts after an unusual one: at first, and at most, as the
+/// number doubles each time.
+const PAUSES: (u8, u8) = (2, 64);
+/// The messages of one page, as their sizes are not known before.
+const MAX_COUNT: u64 = 128;
 /// Bytes of a record besides the body, about.
 const OVERHEAD: u64 = 64;
 /// Positions in a chunk: see `keys`.
 const CHUNK: u64 = 256;
-/// Longer notes name a claim: see `lua/messages.lua`.
-const CLAIM: usize = 32;
+/// The length of a claim's id. Longer notes name one: see `lua/messages.lua`.
+const CLAIM_ID: usize = 32;
 
-/// What the latest pages of queues were like.
+/// What the latest reads of queues were like.
 #[derive(Debug, Default)]
-pub(crate) struct Pages(Mutex<HashMap<QueueKey, Known>>);
+pub(crate) struct Reads(Mutex<HashMap<QueueKey, Known>>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Known {
-    incarnation: Incarnation,
+    incarnation: Option<Incarnation>,
     /// As in [`Head`].
     cursor: u64,
-    /// Bytes of the largest body of the latest page that was not empty.
+    /// Bytes of the largest body of the latest pages; `None` if there was none.
     size: Option<u64>,
-    /// Pages that are left to scripts.
-    pause: u8,
+    /// By [`Kind`].
+    pauses: [Pause; 2],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Page,
+    Get,
+}
+
+/// Reads that are left to scripts.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pause {
+    left: u8,
+    /// How many it were after the latest read; 0 if that was usual.
+    length: u8,
 }
 
 /// What the head of a queue says of its messages.
@@ -71,55 +85,66 @@ struct Start {
     first: u64,
 }
 
-/// The commands of a read. The first ones read the clock and the head.
-struct Commands {
+/// The transaction of a read. The first commands read the clock and the head.
+struct Transaction {
     /// The prefix of the queue's keys.
     base: String,
-    pipeline: Pipeline,
+    commands: Pipeline,
 }
 
-impl Pages {
+impl Reads {
     /// Remembers a slice that a script has read.
     pub(crate) fn learn(&self, key: &QueueKey, slice: &Slice) {
-        let (incarnation, size) = (slice.incarnation, largest(&slice.messages));
-        let mut pages = self.lock();
-        if let Some(known) = pages.get_mut(key) {
-            (known.incarnation, known.size) = (incarnation, size.or(known.size));
-            return;
-        }
-        if pages.len() == MAX_QUEUES {
-            pages.clear();
-        }
-        pages.insert(key.clone(), Known { incarnation, cursor: 0, size, pause: 0 });
+        self.update(key, |known| {
+            known.incarnation = Some(slice.incarnation);
+            known.learn_size(&slice.messages);
+        });
     }
 
-    /// What is known of a queue, unless its next page is left to a script.
-    fn known(&self, key: &QueueKey) -> Option<Known> {
-        let mut pages = self.lock();
-        let known = pages.get_mut(key)?;
-        if known.pause > 0 {
-            known.pause -= 1;
-            return None;
-        }
-        Some(*known)
+    /// What is known of a queue; `None` if this read is left to a script.
+    fn begin(&self, key: &QueueKey, kind: Kind) -> Option<Known> {
+        self.update(key, |known| {
+            let pause = &mut known.pauses[kind as usize];
+            let is_over = pause.left == 0;
+            pause.left = pause.left.saturating_sub(1);
+            is_over.then_some(*known)
+        })
     }
 
-    fn set(&self, key: &QueueKey, new: Known) {
-        if let Some(known) = self.lock().get_mut(key) {
-            *known = new;
-        }
+    /// Notes whether a read was usual.
+    fn end(&self, key: &QueueKey, kind: Kind, is_usual: bool) {
+        self.update(key, |known| {
+            let length = known.pauses[kind as usize].length;
+            let length = if is_usual { 0 } else { (2 * length).clamp(PAUSES.0, PAUSES.1) };
+            known.pauses[kind as usize] = Pause { left: length, length };
+        });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<QueueKey, Known>> {
+    fn update<T>(&self, key: &QueueKey, change: impl FnOnce(&mut Known) -> T) -> T {
         // No code panics while it holds the lock, and every state is valid.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = queues.get_mut(key) {
+            return change(known);
+        }
+        if queues.len() == MAX_QUEUES {
+            queues.clear();
+        }
+        change(queues.entry(key.clone()).or_default())
     }
 }
 
 impl Known {
     /// Messages that have so many bytes, or one of them more; none if their size is not known.
     fn fitting(&self, bytes: u64) -> u64 {
-        self.size.map_or(0, |size| bytes.div_ceil(size + OVERHEAD))
+        self.size.map_or(0, |size| bytes.div_ceil(size + OVERHEAD).min(MAX_COUNT))
+    }
+
+    /// The size falls slowly, so that pages of small and of large messages may alternate.
+    fn learn_size(&mut self, messages: &[Message]) {
+        if let Some(largest) = messages.iter().map(|message| message.payload.bytes.len()).max() {
+            let before = self.size.unwrap_or_default();
+            self.size = Some((largest as u64).max(before - before / 16));
+        }
     }
 }
 
@@ -132,36 +157,37 @@ impl Redis {
         slice: &SliceQuery,
         now: Timestamp,
     ) -> Option<Slice> {
-        let pages = &self.inner.pages;
-        let mut known = pages.known(key)?;
+        let reads = &self.inner.reads;
+        let known = reads.begin(key, Kind::Page)?;
         let count = known.fitting(slice.bytes).min(slice.limit as u64);
         let mut start = Start::new(slice.after, known.incarnation, known.cursor);
         for _ in 0..2 {
-            let mut commands = self.commands(key);
+            let mut read = self.transaction(key);
             for state in states(query).chars() {
                 let range = ["+inf", "BYSCORE", "LIMIT", "0", "1"];
-                commands.add("ZRANGE", state).arg(start.after + 1).arg(&range);
+                read.add("ZRANGE", state).arg(format!("({}", start.after)).arg(&range);
             }
-            commands
-                .add_records(&(start.first..start.first.saturating_add(count)).collect::<Vec<_>>());
-            let Some((head, answers)) = self.read_directly(key, slice.lane, commands, now).await
-            else {
-                break;
-            };
-            (known.incarnation, known.cursor) = (head.incarnation, head.cursor);
-            let found = Start::new(slice.after, head.incarnation, head.cursor);
+            let end = start.first.saturating_add(count);
+            read.add_records(&(start.first..end).collect::<Vec<_>>());
+            let answer = self.read_directly(key, slice.lane, read, now).await;
+            let Some((head, answers)) = answer else { break };
+            let found = Start::new(slice.after, Some(head.incarnation), head.cursor);
+            reads.update(key, |known| {
+                (known.incarnation, known.cursor) = (Some(head.incarnation), head.cursor);
+            });
             if found != start {
                 start = found;
                 continue;
             }
             let Some(found) = page(&head, start, count, query, slice.limit, answers) else { break };
-            known.size = largest(&found.messages).or(known.size);
-            pages.set(key, known);
+            reads.update(key, |known| known.learn_size(&found.messages));
+            reads.end(key, Kind::Page, true);
             return Some(found);
         }
         // The script that reads the first messages tells their size.
-        let pause = if known.size.is_some() { PAUSE } else { 0 };
-        pages.set(key, Known { pause, ..known });
+        if count > 0 {
+            reads.end(key, Kind::Page, false);
+        }
         None
     }
 
@@ -172,60 +198,63 @@ impl Redis {
         ids: &[MessageId],
         now: Timestamp,
     ) -> Option<Vec<Message>> {
+        let reads = &self.inner.reads;
+        let known = reads.begin(key, Kind::Get)?;
         let incarnation = ids.first()?.incarnation;
         let positions: BTreeSet<u64> = ids.iter().map(|id| id.position.get()).collect();
         let positions: Vec<u64> = positions.into_iter().collect();
-        let is_bounded = positions.len() == 1
-            || self.inner.pages.known(key)?.fitting(FIRST_SLICE_BYTES) >= positions.len() as u64;
-        if !is_bounded || ids.iter().any(|id| id.incarnation != incarnation) {
+        let fitting = known.fitting(FIRST_SLICE_BYTES).max(1);
+        if fitting < positions.len() as u64 || ids.iter().any(|id| id.incarnation != incarnation) {
             return None;
         }
-        let mut commands = self.commands(key);
-        commands.add_records(&positions);
-        let expiry = commands.add("ZMSCORE", 'x');
+        let mut read = self.transaction(key);
+        read.add_records(&positions);
+        let expiry = read.add("ZMSCORE", 'x');
         for position in &positions {
             expiry.arg(position).arg(format!("b{}", position / CHUNK));
         }
-        commands.add("HMGET", 'k').arg(&positions);
+        read.add("HMGET", 'k').arg(&positions);
         let sizes = &self.inner.answer_sizes;
-        let (head, answers) = self.read_directly(key, sizes.lane(key), commands, now).await?;
+        let (head, answers) = self.read_directly(key, sizes.lane(key), read, now).await?;
         if head.incarnation != incarnation {
             return Some(Vec::new());
         }
-        let found = messages(&head, &positions, answers)?;
+        let found = messages(&head, &positions, answers);
+        reads.end(key, Kind::Get, found.is_some());
+        let found = found?;
         sizes.note(key, found.iter().map(|message| message.payload.bytes.len()).sum());
         Some(found)
     }
 
-    fn commands(&self, key: &QueueKey) -> Commands {
+    fn transaction(&self, key: &QueueKey) -> Transaction {
         let head = self.server().keys().head(key).key;
         let base = head[..head.len() - 1].to_owned();
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("TIME").cmd("HMGET").arg(head).arg(&["i", "p", "q", "n", "d", "z"]);
-        Commands { base, pipeline }
+        let mut commands = redis::pipe();
+        commands.atomic().cmd("TIME");
+        commands.cmd("HMGET").arg(head).arg(&["i", "p", "q", "n", "d", "z"]);
+        Transaction { base, commands }
     }
 
-    /// Answers what the commands read after the head; `None` without a usual head.
+    /// The head, and what the further commands answer; `None` without a usual head.
     async fn read_directly(
         &self,
         key: &QueueKey,
         lane: Lane,
-        commands: Commands,
+        read: Transaction,
         now: Timestamp,
     ) -> Option<(Head, IntoIter<Value>)> {
-        let answers = self.server().read_once(key, lane, commands.pipeline).await?;
-        let Value::Array(answers) = answers else { return None };
-        let mut answers = answers.into_iter();
-        let skew = self.server().max_clock_skew().map(|skew| skew.as_millis() as u64);
-        let head = head(&answers.next()?, &answers.next()?, now.as_millis(), skew)?;
+        let answers = self.server().read_once(key, lane, read.commands).await?;
+        let mut answers = array(answers).into_iter();
+        let max_skew = self.server().max_clock_skew().map(envelope::skew_millis);
+        let head = head(&answers.next()?, &answers.next()?, now.as_millis(), max_skew)?;
         Some((head, answers))
     }
 }
 
-impl Commands {
+impl Transaction {
     /// Adds a command on one of the queue's keys.
     fn add(&mut self, name: &str, end: impl std::fmt::Display) -> &mut Pipeline {
-        self.pipeline.cmd(name).arg(format!("{}{end}", self.base))
+        self.commands.cmd(name).arg(format!("{}{end}", self.base))
     }
 
     /// Adds what reads the records at these positions, which ascend.
@@ -239,20 +268,20 @@ impl Commands {
 
 impl Start {
     /// Of a page after a message, or of the first one.
-    fn new(after: Option<MessageId>, incarnation: Incarnation, cursor: u64) -> Self {
-        let after = after.filter(|after| after.incarnation == incarnation);
+    fn new(after: Option<MessageId>, incarnation: Option<Incarnation>, cursor: u64) -> Self {
+        let after = after.filter(|after| Some(after.incarnation) == incarnation);
         let after = after.map_or(0, |after| after.position.get());
-        Self { after, first: cursor.max(after + 1) }
+        Self { after, first: cursor.max(after.saturating_add(1)) }
     }
 }
 
 /// Reads the clock of the server and the head; `None` if it is not a usual one.
-fn head(clock: &Value, head: &Value, now: u64, max_skew: Option<u64>) -> Option<Head> {
+fn head(clock: &Value, head: &Value, now: u64, max_skew: Option<u32>) -> Option<Head> {
     let (Value::Array(clock), Value::Array(head)) = (clock, head) else { return None };
     let [seconds, micros] = clock.as_slice() else { return None };
     let [incarnation, last, cursor, latest, due, Value::Nil] = head.as_slice() else { return None };
     let server_now = number(seconds).ok()? * 1000 + number(micros).ok()? / 1000;
-    let latest = number(latest).ok()?;
+    let (latest, max_skew) = (number(latest).ok()?, max_skew.map(u64::from));
     // As in `lua/clock.lua` and `lua/head.lua`.
     if max_skew.is_some_and(|skew| now.abs_diff(server_now) > skew) {
         return None;
@@ -315,7 +344,7 @@ fn page(
             return None;
         }
         let record = record::decode(record).ok()?;
-        let expires = record.created.as_millis() + u64::from(life.secs) * 1000;
+        let expires = life.end(record.created);
         found.messages.push(record.message(id(head.incarnation, position), expires, 0));
     }
     found.next = found.messages.last().map(|message| message.id);
@@ -335,18 +364,18 @@ fn messages(head: &Head, positions: &[u64], answers: IntoIter<Value>) -> Option<
     let mut found = Vec::new();
     for (n, record) in records.into_iter().enumerate() {
         let Value::BulkString(record) = record else { continue };
-        let (own, of_chunk, note) = (&ends[2 * n], &ends[2 * n + 1], notes.get(n)?);
+        let [own, of_chunk] = ends.get(2 * n..2 * n + 2)? else { return None };
         let life = record::life(&record);
         let record = record::decode(record).ok()?;
-        // As in `lua/cover.lua`: without any entry it is left of a purge.
+        // Without any entry it is left of a purge, as in `lua/get.lua`.
         let ends = match (own, of_chunk, life) {
             (Value::Nil, Value::Nil, _) | (Value::Nil, _, None) => continue,
-            (Value::Nil, _, Some(life)) => record.created.as_millis() + u64::from(life.secs) * 1000,
+            (Value::Nil, _, Some(life)) => life.end(record.created),
             (own, ..) => number(own).ok()?,
         };
-        let claims = match note {
+        let claims = match notes.get(n)? {
             Value::Nil => 0,
-            Value::BulkString(note) if note.len() > CLAIM => return None,
+            Value::BulkString(note) if note.len() > CLAIM_ID => return None,
             note => number(note).ok()?,
         };
         if ends > head.now {
@@ -356,14 +385,64 @@ fn messages(head: &Head, positions: &[u64], answers: IntoIter<Value>) -> Option<
     Some(found)
 }
 
-/// The bytes of the largest body.
-fn largest(messages: &[Message]) -> Option<u64> {
-    messages.iter().map(|message| message.payload.bytes.len() as u64).max()
-}
-
 fn array(value: Value) -> Vec<Value> {
     match value {
         Value::Array(values) => values,
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use zaqar_core::{ClientId, Payload, Position};
+
+    use super::*;
+
+    fn message(bytes: usize) -> Message {
+        let id = id(Incarnation::new(1), Position::new(1).get());
+        let payload = Payload::plain(Bytes::from(vec![b'x'; bytes]));
+        let (client, created) = (ClientId::new("me"), Timestamp::from_millis(0));
+        Message { id, client, payload, ttl: 60, created, claim: None, claim_count: 0 }
+    }
+
+    #[test]
+    fn pages_of_unknown_sizes_are_bounded() {
+        let mut known = Known::default();
+        assert_eq!(known.fitting(FIRST_SLICE_BYTES), 0);
+        known.learn_size(&[message(1)]);
+        assert_eq!(known.fitting(FIRST_SLICE_BYTES), MAX_COUNT);
+        known.learn_size(&[message(1), message(200 << 10), message(1)]);
+        assert_eq!(known.fitting(FIRST_SLICE_BYTES), 1);
+        // Pages of small messages between those of large ones change little.
+        for _ in 0..5 {
+            known.learn_size(&[message(1)]);
+        }
+        known.learn_size(&[]);
+        assert_eq!(known.fitting(FIRST_SLICE_BYTES), 1);
+        for _ in 0..200 {
+            known.learn_size(&[message(1)]);
+        }
+        assert_eq!(known.fitting(FIRST_SLICE_BYTES), MAX_COUNT);
+    }
+
+    #[test]
+    fn unusual_reads_pause_the_next_ones() {
+        let (reads, key) = (Reads::default(), crate::keys::queue("q/p/n").unwrap());
+        let attempts = |count: usize| {
+            let begin = |_: &usize| {
+                let begins = reads.begin(&key, Kind::Page).is_some();
+                if begins {
+                    reads.end(&key, Kind::Page, false);
+                }
+                begins
+            };
+            (0..count).filter(begin).count()
+        };
+        // One, after 2 another, after 4 another, …, and then one of 65.
+        assert_eq!((attempts(1 + 3 + 5 + 9 + 17 + 33 + 65), attempts(650)), (7, 10));
+        assert!(reads.begin(&key, Kind::Get).is_some());
+        reads.end(&key, Kind::Page, true);
+        assert!(reads.begin(&key, Kind::Page).is_some());
     }
 }

@@ -8,7 +8,7 @@ use zaqar_core::{Generation, QueueKey, Timestamp, storage};
 use crate::answer_sizes::{self, AnswerSizes};
 use crate::broadcaster::Broadcaster;
 use crate::config::Options;
-use crate::direct::Pages;
+use crate::direct::Reads;
 use crate::error::{Error, RETRY_AFTER};
 use crate::groups::Groups;
 use crate::keys::{Keys, Schedule, ScriptKeys};
@@ -33,7 +33,7 @@ pub(crate) struct Inner {
     pub(crate) broadcaster: Arc<Broadcaster>,
     pub(crate) groups: Groups,
     pub(crate) answer_sizes: AnswerSizes,
-    pub(crate) pages: Pages,
+    pub(crate) reads: Reads,
     /// The shard with which the next sweep begins.
     pub(crate) shard: AtomicUsize,
 }
@@ -86,8 +86,8 @@ impl Redis {
         startup::check(&server).await?;
         let broadcaster = Broadcaster::start(server.clone(), channel, poll, tasks);
         let (shard, answer_sizes) = (AtomicUsize::new(0), AnswerSizes::default());
-        let pages = Pages::default();
-        let inner = Inner { server, broadcaster, groups, answer_sizes, pages, shard };
+        let reads = Reads::default();
+        let inner = Inner { server, broadcaster, groups, answer_sizes, reads, shard };
         Ok(Self { inner: Arc::new(inner) })
     }
 

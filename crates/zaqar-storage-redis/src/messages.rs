@@ -256,7 +256,7 @@ impl Redis {
         let is_slice = reply.some_number()?.is_some();
         let messages = reply.messages(incarnation)?;
         let slice = Slice { incarnation, messages, next, is_slice };
-        self.inner.pages.learn(key, &slice);
+        self.inner.reads.learn(key, &slice);
         Ok(Some(slice))
     }
 

@@ -40,7 +40,8 @@ pub(crate) enum Lane {
 /// What a request sends.
 pub(crate) enum Commands {
     One(Cmd),
-    /// Reads, which have one answer: the list of theirs. They fail as a whole.
+    /// A transaction that reads. Its answer is the list of those of its commands; if one of them
+    /// fails, all do.
     Reads(Pipeline),
 }
 
@@ -242,7 +243,9 @@ async fn execute(
     let answer = match commands {
         Commands::One(command) => connection.req_packed_command(command).await,
         Commands::Reads(all) => {
-            connection.req_packed_commands(all, 0, all.len()).await.map(Value::Array)
+            // Those of `MULTI` and of each command that is queued come before.
+            let answers = connection.req_packed_commands(all, all.len() + 1, 1).await;
+            answers.map(|mut answers| answers.pop().unwrap_or_default())
         }
     };
     answer.and_then(Value::extract_error).map_err(Failure::of_command)

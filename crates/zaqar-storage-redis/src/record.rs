@@ -54,6 +54,13 @@ pub(crate) struct Life {
     pub(crate) is_fresh: bool,
 }
 
+impl Life {
+    /// When a message expires that was created then.
+    pub(crate) fn end(self, created: Timestamp) -> u64 {
+        created.as_millis().saturating_add(u64::from(self.secs) * 1000)
+    }
+}
+
 /// Encodes a record; without a life in layout 2.
 pub(crate) fn encode(
     created: Timestamp,

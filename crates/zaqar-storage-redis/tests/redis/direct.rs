@@ -4,9 +4,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use zaqar_core::storage::{
     Batch, ClaimRequest, Claims, Deletable, Error, Guarded, ListQuery, Message, MessagePage,
-    Messages, NewMessage,
+    Messages, NewMessage, PopQuery,
 };
-use zaqar_core::{ClaimId, ClientId, MessageId, Timestamp};
+use zaqar_core::{ClaimId, ClientId, Incarnation, MessageId, Timestamp};
 use zaqar_storage_redis::{Options, Redis};
 
 use crate::servers::Server;
@@ -57,7 +57,8 @@ async fn usual_reads_call_no_script() {
     let ids = post_numbers(&queue, 0..300).await;
     list(&queue, &query(None, 10)).await;
 
-    let before = calls(&server, "eval");
+    // Each is one transaction, so that nothing changes between its commands; that of 200 are two.
+    let (before, transactions) = (calls(&server, "eval"), calls(&server, "exec"));
     let all = [query(None, 10), query(Some(ids[99]), 200), query(Some(ids[295]), 10)];
     for (query, expected) in all.into_iter().zip([0..10, 100..300, 296..300]) {
         let page = list(&queue, &query).await;
@@ -69,7 +70,7 @@ async fn usual_reads_call_no_script() {
         let found = store.get(&queue.key, wanted, now()).await.expect("it answers");
         assert_eq!(found.iter().map(|message| message.id).collect::<Vec<_>>(), wanted);
     }
-    assert_eq!(calls(&server, "eval"), before);
+    assert_eq!((calls(&server, "eval"), calls(&server, "exec")), (before, transactions + 7));
 
     // A page begins where the first claim ended.
     queue.claim(20).await;
@@ -158,6 +159,10 @@ async fn change(
             let some = [any(random), any(random)];
             store.delete_many(&queue.key, &some, &Deletable::Any, at).await.expect("it answers");
         }
+        11 if random.random_range(0..3) == 0 => {
+            let query = PopQuery { limit: 2, after: None, keys: Vec::new() };
+            store.pop(&queue.key, &query, at).await.expect("it answers");
+        }
         10 if random.random_range(0..6) == 0 => {
             store.purge(&queue.key, at).await.expect("it answers");
         }
@@ -185,27 +190,25 @@ async fn reads_answer_what_scripts_answer() {
                 include_claimed: random.random_range(0..3) == 0,
                 include_delayed: random.random_range(0..3) == 0,
             };
-            // A store that knows nothing of the queue reads by scripts.
-            let unknowing: Redis = open(options(&server.uri())).await;
-            let expected = Messages::list(&unknowing, &queue.key, &query, at).await;
+            // A new store knows nothing of the queue, so that its first page is read by a script.
+            let other: Redis = open(options(&server.uri())).await;
+            let expected = Messages::list(&other, &queue.key, &query, at).await;
             let before = calls(&server, "eval");
-            let page = Messages::list(&store, &queue.key, &query, at).await;
+            let page = Messages::list(&other, &queue.key, &query, at).await;
             directly += usize::from(calls(&server, "eval") == before);
             all += 1;
             let (page, expected) = (page.expect("it answers"), expected.expect("it answers"));
             assert_eq!(page, expected, "seed {seed}, step {step}: {query:?}");
-            if let Some(&id) = ids.get(random.random_range(0..ids.len() + 1)) {
+            let from = random.random_range(0..ids.len() + 1);
+            let some = &ids[from..ids.len().min(from + random.random_range(1..4))];
+            if let Some(&id) = some.first() {
                 let found: Vec<Message> =
-                    store.get(&queue.key, &[id], at).await.expect("it answers");
+                    other.get(&queue.key, some, at).await.expect("it answers");
                 // Ids of two incarnations are left to the script.
-                let incarnation = zaqar_core::Incarnation::new(1);
-                let other = MessageId { incarnation, ..id };
-                let expected = store.get(&queue.key, &[id, other], at).await;
-                assert_eq!(
-                    found,
-                    expected.expect("it answers"),
-                    "seed {seed}, step {step}: {id:?}"
-                );
+                let foreign = MessageId { incarnation: Incarnation::new(1), ..id };
+                let all = [some, &[foreign]].concat();
+                let expected = other.get(&queue.key, &all, at).await.expect("it answers");
+                assert_eq!(found, expected, "seed {seed}, step {step}: {some:?}");
             }
         }
     }
