@@ -23,9 +23,9 @@ impl AnswerSizes {
         if self.lock().contains(key) { Lane::Large } else { Lane::Small }
     }
 
-    /// Notes the size of such an answer.
-    pub(crate) fn note(&self, key: &QueueKey, answer: &Value) {
-        let is_large = size(answer) > LARGE_BYTES;
+    /// Notes the bytes of such an answer.
+    pub(crate) fn note(&self, key: &QueueKey, bytes: usize) {
+        let is_large = bytes > LARGE_BYTES;
         let mut queues = self.lock();
         if !is_large {
             queues.remove(key);
@@ -45,7 +45,7 @@ impl AnswerSizes {
 
 /// The bytes of the strings of an answer of a script.
 #[expect(clippy::wildcard_enum_match_arm, reason = "scripts answer lists, strings and numbers")]
-fn size(answer: &Value) -> usize {
+pub(crate) fn size(answer: &Value) -> usize {
     match answer {
         Value::BulkString(bytes) => bytes.len(),
         Value::Array(values) => values.iter().map(size).sum(),
@@ -64,18 +64,18 @@ mod tests {
         QueueKey { project, kind: Kind::Queue, name }
     }
 
-    fn answer(bytes: usize) -> Value {
-        Value::Array(vec![Value::Int(1), Value::BulkString(vec![b'x'; bytes])])
+    fn answer(bytes: usize) -> usize {
+        size(&Value::Array(vec![Value::Int(1), Value::BulkString(vec![b'x'; bytes])]))
     }
 
     #[test]
     fn a_queue_with_a_large_answer_uses_the_large_connections_next() {
         let sizes = AnswerSizes::default();
-        sizes.note(&key("large"), &answer(LARGE_BYTES + 1));
-        sizes.note(&key("small"), &answer(LARGE_BYTES));
+        sizes.note(&key("large"), answer(LARGE_BYTES + 1));
+        sizes.note(&key("small"), answer(LARGE_BYTES));
         assert_eq!(sizes.lane(&key("large")), Lane::Large);
         assert_eq!(sizes.lane(&key("small")), Lane::Small);
-        sizes.note(&key("large"), &answer(1));
+        sizes.note(&key("large"), answer(1));
         assert_eq!(sizes.lane(&key("large")), Lane::Small);
     }
 
@@ -84,7 +84,7 @@ mod tests {
         let sizes = AnswerSizes::default();
         let large = answer(LARGE_BYTES + 1);
         for number in 0..=MAX_QUEUES {
-            sizes.note(&key(&format!("q{number}")), &large);
+            sizes.note(&key(&format!("q{number}")), large);
         }
         assert_eq!(sizes.lock().len(), 1);
     }

@@ -15,8 +15,9 @@ use redis::{Client, Cmd, ErrorKind, RedisError, RedisResult, Value, cmd};
 
 use crate::clients::{client, timed_out};
 use crate::config::Options;
+use crate::envelope::ServerClock;
 use crate::error::Failure;
-use crate::peer::{Lane, Peer, Request, Source};
+use crate::peer::{Commands, Lane, Peer, Request, Source};
 use crate::uri::{Host, Servers};
 
 const SLOTS: u16 = 16_384;
@@ -109,7 +110,7 @@ impl Cluster {
         self.refresh().await;
         let mut answers = Vec::new();
         for (_, peer) in self.masters() {
-            answers.push(peer.send(&mut Request::plain(&mut |_| command())).await);
+            answers.push(peer.send(&mut Request::plain(&mut |_| Commands::One(command()))).await);
         }
         answers
     }
@@ -121,7 +122,7 @@ impl Cluster {
         command: &Cmd,
     ) -> Option<Result<Value, Failure>> {
         let (_, peer) = self.masters().into_iter().nth(nth)?;
-        Some(peer.send(&mut Request::plain(&mut |_| command.clone())).await)
+        Some(peer.send(&mut Request::plain(&mut |_| Commands::One(command.clone()))).await)
     }
 
     /// A number that changes with the masters, their slots, and their places among them, as the
@@ -277,10 +278,8 @@ impl Map {
 
 impl<'a> Request<'a> {
     /// A request that only reads and has no key.
-    pub(crate) fn plain(
-        command: &'a mut (dyn FnMut(crate::envelope::ServerClock) -> Cmd + Send),
-    ) -> Self {
-        Self { command, key: "", is_write: false, lane: Lane::Small, project: "" }
+    pub(crate) fn plain(commands: &'a mut (dyn FnMut(ServerClock) -> Commands + Send)) -> Self {
+        Self { commands, key: "", is_write: false, lane: Lane::Small, project: "" }
     }
 }
 
@@ -290,7 +289,7 @@ async fn ask_node(address: &Address, peer: &Peer) -> Result<Vec<SlotClaim>, Fail
     let mut nodes = |_| {
         let mut nodes = cmd("CLUSTER");
         nodes.arg("NODES");
-        nodes
+        Commands::One(nodes)
     };
     match peer.send(&mut Request::plain(&mut nodes)).await? {
         Value::BulkString(text) => Ok(parse(&String::from_utf8_lossy(&text), address)),
@@ -374,8 +373,8 @@ mod tests {
         Cluster::new(seeds, &options).unwrap()
     }
 
-    fn ping(_: crate::envelope::ServerClock) -> Cmd {
-        cmd("PING")
+    fn ping(_: ServerClock) -> Commands {
+        Commands::One(cmd("PING"))
     }
 
     fn at(name: &str, port: u16) -> Address {

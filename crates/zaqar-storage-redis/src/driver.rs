@@ -5,13 +5,14 @@ use std::sync::atomic::AtomicUsize;
 
 use zaqar_core::{Generation, QueueKey, Timestamp, storage};
 
-use crate::answer_sizes::AnswerSizes;
+use crate::answer_sizes::{self, AnswerSizes};
 use crate::broadcaster::Broadcaster;
 use crate::config::Options;
 use crate::error::{Error, RETRY_AFTER};
 use crate::groups::Groups;
 use crate::keys::{Keys, Schedule, ScriptKeys};
 use crate::peer::Lane;
+use crate::reads::Reads;
 use crate::reply::{Outcome, Reply};
 use crate::scripts::{self, Script};
 use crate::server::{Mode, ScriptCall, Server};
@@ -32,6 +33,7 @@ pub(crate) struct Inner {
     pub(crate) broadcaster: Arc<Broadcaster>,
     pub(crate) groups: Groups,
     pub(crate) answer_sizes: AnswerSizes,
+    pub(crate) reads: Reads,
     /// The shard with which the next sweep begins.
     pub(crate) shard: AtomicUsize,
 }
@@ -84,7 +86,8 @@ impl Redis {
         startup::check(&server).await?;
         let broadcaster = Broadcaster::start(server.clone(), channel, poll, tasks);
         let (shard, answer_sizes) = (AtomicUsize::new(0), AnswerSizes::default());
-        let inner = Inner { server, broadcaster, groups, answer_sizes, shard };
+        let reads = Reads::default();
+        let inner = Inner { server, broadcaster, groups, answer_sizes, reads, shard };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -129,7 +132,7 @@ impl Redis {
             };
             let answer = server.run(call_now).await?;
             if let Some(sizes) = sizes {
-                sizes.note(key, &answer);
+                sizes.note(key, answer_sizes::size(&answer));
             }
             let mut reply = Reply::new(answer)?;
             let status = match reply.bytes()?.as_slice() {

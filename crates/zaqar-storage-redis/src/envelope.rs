@@ -76,8 +76,8 @@ impl Envelope {
         text.extend(self.now.map_or(0, Timestamp::as_millis).to_be_bytes());
         text.extend((time + millis(self.timeout)).to_be_bytes());
         text.extend(clock.connected.to_be_bytes());
-        text.extend(small(self.max_clock_skew.map_or(0, |bound| millis(bound).max(1))));
-        text.extend(small(keep));
+        text.extend(self.max_clock_skew.map_or(0, skew_millis).to_be_bytes());
+        text.extend(small(keep).to_be_bytes());
         text.extend(bucket.to_be_bytes());
         text.push(attempt as u8);
         text.extend(self.request);
@@ -89,8 +89,13 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn small(number: u64) -> [u8; 4] {
-    u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes()
+fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// How far clocks may differ, in the encoding of scripts: at least a millisecond.
+pub(crate) fn skew_millis(bound: Duration) -> u32 {
+    small(millis(bound)).max(1)
 }
 
 #[cfg(test)]

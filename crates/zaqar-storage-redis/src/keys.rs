@@ -9,7 +9,7 @@
 //! others, such as chunks of messages; all are in the same slot. While a Cluster moves a slot, the
 //! slot's keys are split between two nodes, and a script would see only some of them. During that
 //! time a node rejects a command that declares several keys if one of them is missing, so the
-//! script is rejected before it does anything.
+//! script is rejected before it does anything. A transaction that reads fails as a whole.
 //!
 //! Keys of a queue, which begin with `{q/PROJECT/NAME}` (`{t/…}` for topics):
 //!

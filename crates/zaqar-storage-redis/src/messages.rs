@@ -29,7 +29,7 @@ const MAX_SLICES: usize = 256;
 /// Bounds of a slice: messages; bytes of the first one, whose size is not known before; and bytes
 /// of the following ones, which are sent on the connections for large answers.
 const SLICE_MESSAGES: usize = 500;
-const FIRST_SLICE_BYTES: u64 = 128 << 10;
+pub(crate) const FIRST_SLICE_BYTES: u64 = 128 << 10;
 const SLICE_BYTES: u64 = 256 << 10;
 /// Tells a script not to end due claims and delays first.
 const SKIP_DUE: &[u8] = b"skip";
@@ -52,46 +52,28 @@ impl Messages for Redis {
         query: &ListQuery,
         now: Timestamp,
     ) -> Result<MessagePage, Error> {
-        let states = match (query.include_claimed, query.include_delayed) {
-            (false, false) => "f",
-            (true, false) => "fc",
-            (false, true) => "fd",
-            (true, true) => "fcd",
-        };
-        let go = if states == "fcd" { SKIP_DUE } else { b"" };
-        let after = query.after.map_or((Vec::new(), 0), |marker| {
-            (digits(marker.incarnation.get()), marker.position.get())
-        });
-        let hide = query.hide.as_ref().map_or_else(Vec::new, record::client);
         let mut page = MessagePage::default();
-        let mut own = vec![
-            go.to_vec(),
-            number(after.1),
-            Vec::new(),
-            hide,
-            states.into(),
-            after.0,
-            number(FIRST_SLICE_BYTES),
-        ];
-        let mut lane = lane(query.limit, 0);
-        // Large pages are read in slices, so that no script blocks the server for long.
+        let (after, bytes, lane) = (query.after, FIRST_SLICE_BYTES, lane(query.limit, 0));
+        let mut slice = SliceQuery { after, limit: 0, bytes, lane };
+        // Large pages are read in slices, so that none blocks the server for long.
         for _ in 0..MAX_SLICES {
             let left = query.limit - page.messages.len();
-            own[2] = number(bounded(left.min(SLICE_MESSAGES)));
-            let call =
-                HeadCall { lane, ..self.head_call(&scripts::LIST, Mode::Read, now, own.clone()) };
-            let Some((_, mut reply)) = self.call_head(key, call).await?.found()? else { break };
-            let incarnation = reply.incarnation()?;
-            let (next, is_slice) = (reply.some_number()?, reply.some_number()?.is_some());
-            page.messages.extend(reply.messages(incarnation)?);
-            let Some(next) = next else { break };
-            page.next = Some(id(incarnation, next));
-            let is_slice = is_slice || left > SLICE_MESSAGES;
+            slice.limit = left.min(SLICE_MESSAGES);
+            let found = match self.slice_directly(key, query, &slice, now).await {
+                Some(found) => found,
+                None => match self.slice_by_script(key, query, &slice, now).await? {
+                    Some(found) => found,
+                    None => break,
+                },
+            };
+            page.messages.extend(found.messages);
+            let Some(next) = found.next else { break };
+            page.next = Some(next);
+            let is_slice = found.is_slice || left > SLICE_MESSAGES;
             if !is_slice || page.messages.len() >= query.limit {
                 break;
             }
-            (own[1], own[5]) = (number(next), digits(incarnation.get()));
-            (own[6], lane) = (number(SLICE_BYTES), Lane::Large);
+            (slice.after, slice.bytes, slice.lane) = (page.next, SLICE_BYTES, Lane::Large);
         }
         Ok(page)
     }
@@ -102,6 +84,9 @@ impl Messages for Redis {
         ids: &[MessageId],
         now: Timestamp,
     ) -> Result<Vec<Message>, Error> {
+        if let Some(messages) = self.get_directly(key, ids, now).await {
+            return Ok(messages);
+        }
         let (mut rest, mut messages) = (ids.to_vec(), Vec::new());
         loop {
             let found = self.read_head(key, now, &scripts::GET, groups(&rest)).await?;
@@ -207,7 +192,71 @@ impl Messages for Redis {
     }
 }
 
+/// What to read of a page at once.
+pub(crate) struct SliceQuery {
+    /// Begin after this message, as in [`ListQuery`].
+    pub(crate) after: Option<MessageId>,
+    /// Messages, at least 1.
+    pub(crate) limit: usize,
+    /// Bytes after which the slice ends.
+    pub(crate) bytes: u64,
+    pub(crate) lane: Lane,
+}
+
+/// A part of a page.
+pub(crate) struct Slice {
+    pub(crate) messages: Vec<Message>,
+    /// As in [`MessagePage`].
+    pub(crate) next: Option<MessageId>,
+    /// It ends before the page does.
+    pub(crate) is_slice: bool,
+}
+
+/// The states that a page lists, as scripts name them.
+pub(crate) const fn states(query: &ListQuery) -> &'static str {
+    match (query.include_claimed, query.include_delayed) {
+        (false, false) => "f",
+        (true, false) => "fc",
+        (false, true) => "fd",
+        (true, true) => "fcd",
+    }
+}
+
 impl Redis {
+    /// Reads a slice of a page; `None` without a head.
+    async fn slice_by_script(
+        &self,
+        key: &QueueKey,
+        query: &ListQuery,
+        slice: &SliceQuery,
+        now: Timestamp,
+    ) -> Result<Option<Slice>, Error> {
+        let states = states(query);
+        let (incarnation, after) = slice.after.map_or((Vec::new(), 0), |after| {
+            (digits(after.incarnation.get()), after.position.get())
+        });
+        let own = vec![
+            if states == "fcd" { SKIP_DUE.to_vec() } else { Vec::new() },
+            number(after),
+            number(bounded(slice.limit)),
+            query.hide.as_ref().map_or_else(Vec::new, record::client),
+            states.into(),
+            incarnation,
+            number(slice.bytes),
+        ];
+        let lane = slice.lane;
+        let call = HeadCall { lane, ..self.head_call(&scripts::LIST, Mode::Read, now, own) };
+        let Some((_, mut reply)) = self.call_head(key, call).await?.found()? else {
+            return Ok(None);
+        };
+        let incarnation = reply.incarnation()?;
+        let next = reply.some_number()?.map(|next| id(incarnation, next));
+        let is_slice = reply.some_number()?.is_some();
+        let messages = reply.messages(incarnation)?;
+        self.inner.reads.learn(key, incarnation, &messages);
+        Ok(Some(Slice { messages, next, is_slice }))
+    }
+
     /// Calls a script that only reads a head and applies due work; `None` without a head.
     pub(crate) async fn read_head(
         &self,

@@ -21,7 +21,7 @@ use crate::error::Malformed;
 use crate::keys::Schedule;
 use crate::messages::{bounded, claim_text};
 use crate::peer::Lane;
-use crate::reply::{Outcome, Reply, seconds};
+use crate::reply::{Outcome, Reply};
 use crate::scripts::{self, Script};
 use crate::server::{Mode, ScriptCall, Server};
 use crate::{outbox, record, subscriptions};
@@ -251,7 +251,7 @@ fn read_message(reply: &mut Reply) -> Result<Option<MessageRow>, Malformed> {
         client: record.client,
         payload: record.payload,
         created: record.created,
-        ttl: seconds(expires.as_millis().saturating_sub(record.created.as_millis())),
+        ttl: record::seconds(expires.as_millis().saturating_sub(record.created.as_millis())),
         expires,
         visible: visible.map_or(record.created, Timestamp::from_millis),
         claim,

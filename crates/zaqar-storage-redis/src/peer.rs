@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{Client, Cmd, ErrorKind, RedisError, RedisResult, Value, cmd};
+use redis::{Client, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, Value, cmd};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::clients::{Timeouts, connect, timed_out};
@@ -37,10 +37,18 @@ pub(crate) enum Lane {
     Large,
 }
 
-/// A command to send.
+/// What a request sends.
+pub(crate) enum Commands {
+    One(Cmd),
+    /// A transaction that reads. Its answer is the list of those of its commands; if one of them
+    /// fails, all do.
+    Reads(Pipeline),
+}
+
+/// Commands to send.
 pub(crate) struct Request<'a> {
-    /// Builds the command, for a connection to a server with this clock.
-    pub(crate) command: &'a mut (dyn FnMut(ServerClock) -> Cmd + Send),
+    /// Builds them, for a connection to a server with this clock.
+    pub(crate) commands: &'a mut (dyn FnMut(ServerClock) -> Commands + Send),
     /// The key that decides which node gets the command.
     pub(crate) key: &'a str,
     /// It changes something, with the durability that the options require.
@@ -148,11 +156,14 @@ impl Peer {
         wait: Option<&ReplicaWait>,
     ) -> Result<Value, Failure> {
         let mut live = self.live(slot, number).await.map_err(Failure::of_connect)?;
-        let command = (request.command)(live.clock);
+        let commands = (request.commands)(live.clock);
+        let connection = &mut live.connection;
         let executed = async {
-            match wait {
-                Some(wait) => execute_and_wait(&mut live.connection, command, wait).await,
-                None => execute(&mut live.connection, &command).await,
+            match (commands, wait) {
+                (Commands::One(command), Some(wait)) => {
+                    execute_and_wait(connection, command, wait).await
+                }
+                (commands, _) => execute(connection, &commands).await,
             }
         };
         // The client has a timeout of its own; this one also covers the time until the command is
@@ -225,8 +236,18 @@ async fn connect_and_read_clock(
     Ok((made, ServerClock { connected: seconds * 1_000_000 + micros, asked }))
 }
 
-async fn execute(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, Failure> {
-    let answer = connection.req_packed_command(command).await;
+async fn execute(
+    connection: &mut MultiplexedConnection,
+    commands: &Commands,
+) -> Result<Value, Failure> {
+    let answer = match commands {
+        Commands::One(command) => connection.req_packed_command(command).await,
+        Commands::Reads(all) => {
+            // Those of `MULTI` and of each command that is queued come before.
+            let answers = connection.req_packed_commands(all, all.len() + 1, 1).await;
+            answers.map(|mut answers| answers.pop().unwrap_or_default())
+        }
+    };
     answer.and_then(Value::extract_error).map_err(Failure::of_command)
 }
 
@@ -323,8 +344,8 @@ mod tests {
         Peer::new(Source::Server(Box::new(client)), &options)
     }
 
-    fn ping(_: ServerClock) -> Cmd {
-        cmd("PING")
+    fn ping(_: ServerClock) -> Commands {
+        Commands::One(cmd("PING"))
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use crate::clients::{Timeouts, client, timed_out};
 use crate::cluster::{Address, Cluster};
 use crate::config::Options;
 use crate::error::{Error, Failure};
-use crate::peer::{Peer, Request, Source};
+use crate::peer::{Commands, Peer, Request, Source};
 use crate::sentinel::Sentinels;
 use crate::uri::Servers;
 
@@ -55,7 +55,7 @@ impl Pool {
     ) -> Vec<Result<Value, Failure>> {
         match &self.servers {
             Endpoint::One(peer) => {
-                vec![peer.send(&mut Request::plain(&mut |_| command())).await]
+                vec![peer.send(&mut Request::plain(&mut |_| Commands::One(command()))).await]
             }
             Endpoint::Cluster(cluster) => cluster.send_to_all(command).await,
         }

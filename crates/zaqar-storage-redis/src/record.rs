@@ -7,7 +7,8 @@
 //! and the client.
 
 use bytes::{Buf, Bytes};
-use zaqar_core::{Checksum, ClientId, KeyId, Payload, Timestamp};
+use zaqar_core::storage::Message;
+use zaqar_core::{Checksum, ClientId, KeyId, MessageId, Payload, Timestamp};
 
 use crate::error::Malformed;
 
@@ -31,6 +32,21 @@ pub(crate) struct Record {
     pub(crate) payload: Payload,
 }
 
+impl Record {
+    /// The message with this record, which expires at a time and was claimed `count` times.
+    pub(crate) fn message(self, id: MessageId, expires: u64, count: u64) -> Message {
+        let Self { created, client, payload } = self;
+        let ttl = seconds(expires.saturating_sub(created.as_millis()));
+        let claim_count = u32::try_from(count).unwrap_or(u32::MAX);
+        Message { id, client, payload, ttl, created, claim: None, claim_count }
+    }
+}
+
+/// Rounds to seconds.
+pub(crate) const fn seconds(millis: u64) -> u64 {
+    millis.saturating_add(500) / 1000
+}
+
 /// What records tell scripts since layout 3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Life {
@@ -38,6 +54,13 @@ pub(crate) struct Life {
     pub(crate) secs: u32,
     /// The message is free when it is stored, and was never claimed.
     pub(crate) is_fresh: bool,
+}
+
+impl Life {
+    /// When a message expires that was created then.
+    pub(crate) fn end(self, created: Timestamp) -> u64 {
+        created.as_millis().saturating_add(u64::from(self.secs) * 1000)
+    }
 }
 
 /// Encodes a record; without a life in layout 2.
@@ -87,6 +110,19 @@ pub(crate) fn keys(keys: Option<&[KeyId]>) -> Vec<u8> {
     let mut out = Vec::new();
     keys.iter().for_each(|KeyId(key)| text(&mut out, key));
     out
+}
+
+/// What a record tells scripts; `None` for one of layout 2.
+pub(crate) fn life(record: &[u8]) -> Option<Life> {
+    let flags = *record.get(TIME)?;
+    let secs = record.get(TIME + 1..)?.last_chunk::<LIFE>()?;
+    let life = Life { secs: u32::from_be_bytes(*secs), is_fresh: flags & FRESH != 0 };
+    (flags & HAS_LIFE != 0).then_some(life)
+}
+
+/// Whether a client posted the message of a record.
+pub(crate) fn is_of(record: &[u8], client: &[u8]) -> bool {
+    record.get(TIME + 1..).is_some_and(|rest| rest.starts_with(client))
 }
 
 /// Decodes a record. The body is not copied.

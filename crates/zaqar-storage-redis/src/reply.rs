@@ -114,15 +114,9 @@ impl Reply {
                 tracing::warn!(position = position.get(), "a message cannot be read");
                 continue;
             };
-            messages.push(Message {
-                id: MessageId { incarnation, position },
-                ttl: seconds(expires.saturating_sub(record.created.as_millis())),
-                client: record.client,
-                payload: record.payload,
-                created: record.created,
-                claim: claim_id(&claim)?,
-                claim_count: u32::try_from(count).unwrap_or(u32::MAX),
-            });
+            let id = MessageId { incarnation, position };
+            messages
+                .push(Message { claim: claim_id(&claim)?, ..record.message(id, expires, count) });
         }
         Ok(messages)
     }
@@ -158,11 +152,6 @@ impl Outcome {
             Self::Stale(_) => Err(Malformed),
         }
     }
-}
-
-/// Rounds to seconds.
-pub(crate) const fn seconds(millis: u64) -> u64 {
-    millis.saturating_add(500) / 1000
 }
 
 fn bytes(value: Value) -> Result<Vec<u8>, Malformed> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use zaqar_core::{QueueKey, Timestamp, storage};
 
@@ -13,7 +13,7 @@ use crate::envelope::{Attempt, Envelope};
 use crate::error::{Error, Failure, RETRY_AFTER};
 use crate::health::Health;
 use crate::keys::{self, Keys, Schedule, ScriptKeys};
-use crate::peer::{Lane, Request};
+use crate::peer::{Commands, Lane, Request};
 use crate::pool::Pool;
 use crate::record::Life;
 use crate::scripts::{self, Script};
@@ -147,12 +147,29 @@ impl Server {
         self.send(key, command).await.map_err(|failure| self.report(failure))
     }
 
+    /// Sends commands that read a queue, once. `None` if they fail: a script then tells why.
+    pub(crate) async fn read_once(
+        &self,
+        key: &QueueKey,
+        lane: Lane,
+        commands: Pipeline,
+    ) -> Option<Value> {
+        let _permit = self.admit().ok()?;
+        let keys = self.0.keys.head(key);
+        let (mut commands, project) = (Some(commands), key.project.as_str());
+        let mut take = |_| Commands::Reads(commands.take().unwrap_or_default());
+        let request = Request { key: &keys.key, lane, project, ..Request::plain(&mut take) };
+        let answer = self.0.pool.send(request).await.ok()?;
+        self.0.health.succeeded(false);
+        Some(answer)
+    }
+
     /// Sends a command that is not part of a request: it needs no permit, and it is sent also while
     /// the store is being closed.
     pub(crate) async fn send(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
         let mut retries = Retries::new(&self.0.options);
         loop {
-            let mut make = |_| command.clone();
+            let mut make = |_| Commands::One(command.clone());
             let answer = self.0.pool.send(Request { key, ..Request::plain(&mut make) }).await;
             if !retries.wait(&answer).await {
                 return answer;
@@ -255,10 +272,10 @@ impl Server {
             };
             let mut make = |clock| {
                 let envelope = envelope.as_mut().map(|it| it.encode(attempt, clock));
-                command(&call, envelope, is_cached)
+                Commands::One(command(&call, envelope, is_cached))
             };
             let request = Request {
-                command: &mut make,
+                commands: &mut make,
                 key: &call.keys.key,
                 is_write: call.mode == Mode::Write,
                 lane: call.lane,

@@ -23,7 +23,7 @@ struct Shared {
     calls: Mutex<Vec<Call>>,
 }
 
-/// A call that has passed.
+/// A call of a script, or a read of hashes, that has passed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Call {
     /// Bytes of the request, and of answers until the next call.
@@ -99,6 +99,9 @@ async fn pass_calls(from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<Sha
             shared.waiting.send_modify(|count| *count += 1);
             let Ok(permit) = shared.allowed.acquire().await else { return };
             permit.forget();
+        }
+        // Plain commands read messages, too: see `src/direct.rs`.
+        if [b"EVALSHA".as_slice(), b"EVAL", b"HMGET"].contains(&arguments[0].as_slice()) {
             let call = Call { request: bytes.len(), answer: 0 };
             shared.calls.lock().expect("the lock is not poisoned").push(call);
         }

@@ -3,6 +3,7 @@
 
 mod clocks;
 mod cluster;
+mod direct;
 mod expiry;
 mod failover;
 mod fast_paths;
