@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -53,9 +54,16 @@ class NotReady(Exception):
 def venv() -> Path:
     """The original's venv: ZAQAR_ORACLE_VENV, else one under target/, installed when it is missing."""
     folder = Path(os.environ.get("ZAQAR_ORACLE_VENV", REPOSITORY / "target/oracle/venv"))
-    if not (folder / "bin/uwsgi").exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([folder / "bin/pip", "install", "--quiet", "-r", REQUIREMENTS], check=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    installed = folder / ".installed"
+    # Tests that run beside each other install it once, and none uses a part of it.
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not installed.exists():
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            pip = [folder / "bin/pip", "install", "--quiet", "-r", REQUIREMENTS]
+            subprocess.run(pip, check=True)
+            installed.touch()
     return folder
 
 

@@ -14,19 +14,22 @@ const START: Duration = Duration::from_secs(60);
 /// Two Redis servers: `redis-server`, or the program that `ZAQAR_TEST_REDIS_SERVER` names.
 pub(crate) static REDIS: LazyLock<[Server; 2]> = LazyLock::new(|| [redis(), redis()]);
 
-/// A MongoDB-compatible server, or the one that `ZAQAR_TEST_MONGODB_URI` names.
-static MONGO: LazyLock<(String, Option<Server>)> =
+/// Two MongoDB-compatible servers, as each uses one processor, or the one that
+/// `ZAQAR_TEST_MONGODB_URI` names.
+static MONGO: LazyLock<[(String, Option<Server>); 2]> =
     LazyLock::new(|| match env::var("ZAQAR_TEST_MONGODB_URI") {
-        Ok(uri) if !uri.is_empty() => (uri, None),
-        _ => {
+        Ok(uri) if !uri.is_empty() => [(uri.clone(), None), (uri, None)],
+        _ => [(), ()].map(|()| {
             let server = secantus();
             // Searching its list of retryable writes is slow.
             (format!("mongodb://127.0.0.1:{}/?retryWrites=false", server.port), Some(server))
-        }
+        }),
     });
 
-pub(crate) fn mongo_uri() -> &'static str {
-    &MONGO.0
+/// The server of the stores of this name.
+pub(crate) fn mongo_uri(name: &str) -> &'static str {
+    let sum: usize = name.bytes().map(usize::from).sum();
+    &MONGO[sum % 2].0
 }
 
 pub(crate) struct Server {

@@ -57,7 +57,7 @@ impl Places {
             deadline: TIMEOUT,
             command_timeout: TIMEOUT,
             max_clock_skew: None,
-            ..zaqar_storage_mongo::Options::new(mongo_uri(), &self.name)
+            ..zaqar_storage_mongo::Options::new(mongo_uri(&self.name), &self.name)
         };
         Mongo::open(options).await.unwrap()
     }
