@@ -121,11 +121,11 @@ impl Redis {
         }
         read.add("HMGET", 'k').arg(&positions);
         let sizes = &self.inner.answer_sizes;
-        let (head, answers) = self.read_directly(key, sizes.lane(key), read, now).await?;
-        if head.incarnation != incarnation {
-            return Some(Vec::new());
-        }
-        let found = messages(&head, &positions, answers);
+        let answer = self.read_directly(key, sizes.lane(key), read, now).await;
+        let found = answer.and_then(|(head, answers)| {
+            let is_other = head.incarnation != incarnation;
+            if is_other { Some(Vec::new()) } else { messages(&head, &positions, answers) }
+        });
         reads.end(key, Kind::Get, found.is_some());
         let found = found?;
         sizes.note(key, found.iter().map(|message| message.payload.bytes.len()).sum());

@@ -42,7 +42,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, Default)]
 struct Pause {
     left: u8,
-    /// How many it were after the latest read; 0 if that was usual.
+    /// Their number after the latest read; 0 if that was usual.
     length: u8,
 }
 
