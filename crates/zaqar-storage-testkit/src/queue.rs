@@ -22,6 +22,9 @@ const MAX_PAGES: usize = 10_000;
 /// The client that posts if a test does not specify one.
 pub(crate) const CLIENT: &str = "3381af92cb4f4d308e9e5c5cd4f5a0d1";
 
+/// More messages than one slice of a claim or a pop skips.
+pub(crate) const MANY: usize = 1050;
+
 #[derive(Clone)]
 pub(crate) struct Queue {
     pub(crate) store: Arc<dyn MessageStore>,
@@ -61,6 +64,15 @@ impl Queue {
 
     pub(crate) async fn post_one(&self, message: NewMessage) -> MessageId {
         self.post_new(vec![message]).await[0]
+    }
+
+    /// Posts [`MANY`] messages sealed with the key `lost`, and then a plain one, whose id it
+    /// returns.
+    pub(crate) async fn post_after_many_sealed(&self) -> MessageId {
+        for _ in 0..3 {
+            self.post_new(vec![sealed("s", "lost"); MANY / 3]).await;
+        }
+        self.post_one(message("plain")).await
     }
 
     pub(crate) async fn post_new(&self, messages: Vec<NewMessage>) -> Vec<MessageId> {

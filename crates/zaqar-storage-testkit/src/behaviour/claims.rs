@@ -5,7 +5,7 @@ use zaqar_core::{ClaimId, Generation, KeyId, Version};
 
 use super::messages::{with_delay, with_ttl};
 use crate::kit::{Kit, generation};
-use crate::queue::{Queue, ids, message, request, request_with_keys, sealed, texts, visible};
+use crate::queue::{MANY, Queue, ids, message, request, request_with_keys, sealed, texts, visible};
 
 /// `claim`: "at most `limit` free messages, in order, are held by the new claim until `now + ttl`".
 pub(crate) async fn a_claim_gets_the_first_messages(kit: &mut Kit) {
@@ -469,10 +469,7 @@ pub(crate) async fn skipped_messages_stay_free_among_others(kit: &mut Kit) {
 /// continues there.
 pub(crate) async fn a_claim_continues_after_many_unreadable_messages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    for _ in 0..3 {
-        queue.post_new(vec![sealed("s", "lost"); 350]).await;
-    }
-    let last = queue.post_one(message("plain")).await;
+    let last = queue.post_after_many_sealed().await;
     let (mut after, mut found) = (None, Vec::new());
     for _ in 0..100 {
         let request = ClaimRequest { after, ..request_with_keys(2, &[]) };
@@ -484,10 +481,10 @@ pub(crate) async fn a_claim_continues_after_many_unreadable_messages(kit: &mut K
     }
     assert_eq!(found, [last]);
     let stats = queue.stats().await;
-    assert_eq!((stats.free, stats.claimed), (1050, 1));
+    assert_eq!((stats.free, stats.claimed), (MANY as u64, 1));
     let skipped = queue.claim_with(&request_with_keys(2000, &["lost"])).await;
     assert!(skipped.is_sorted_by_key(|message| message.id));
-    assert_eq!(skipped.len(), 1050, "they can be claimed with their key");
+    assert_eq!(skipped.len(), MANY, "they can be claimed with their key");
 }
 
 /// `claim_each`: "Does what `claim` does with `ClaimRequest::new`": messages are taken whatever

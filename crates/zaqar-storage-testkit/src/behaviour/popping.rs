@@ -5,7 +5,7 @@ use zaqar_core::storage::Skipped;
 
 use super::messages::{with_delay, with_ttl};
 use crate::kit::{Kit, generation};
-use crate::queue::{ids, message, sealed, texts};
+use crate::queue::{MANY, ids, message, sealed, texts};
 
 /// `pop`: "At most `query.limit`, in order".
 pub(crate) async fn pop_removes_the_first(kit: &mut Kit) {
@@ -89,10 +89,7 @@ pub(crate) async fn pop_skips_messages_that_the_caller_cannot_open(kit: &mut Kit
 /// continues there.
 pub(crate) async fn a_pop_continues_after_many_unreadable_messages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    for _ in 0..3 {
-        queue.post_new(vec![sealed("s", "lost"); 350]).await;
-    }
-    let last = queue.post_one(message("plain")).await;
+    let last = queue.post_after_many_sealed().await;
     let (mut after, mut found) = (None, Vec::new());
     for _ in 0..100 {
         let page = queue.pop_readable(2, after, &[]).await;
@@ -102,5 +99,5 @@ pub(crate) async fn a_pop_continues_after_many_unreadable_messages(kit: &mut Kit
         after = Some(next);
     }
     assert_eq!(found, [last]);
-    assert_eq!(queue.stats().await.free, 1050);
+    assert_eq!(queue.stats().await.free, MANY as u64);
 }
