@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
+import ssl
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -21,9 +24,10 @@ from zaqarclient.queues import cli
 from zaqarclient.queues import client as zaqarclient
 from zaqarclient.transport.request import Request
 
+from support.certificates import certificate
 from support.identity import PASSWORD, REGION, Cloud, Keystone
 from support.memcached import Memcached, middleware_cache
-from support.server import Server
+from support.server import Server, ServerFailed, free_port
 from support.wait import wait_until
 from support.websocket import WebSocket
 
@@ -425,6 +429,69 @@ def test_a_memcached_that_is_away_is_logged_once(cloud, new_server: Callable[...
     memcached.start()
     assert status(server, "garbage") == 401
     wait_until(lambda: "memcached answers again" in server.log.read_text(), "it is told")
+
+
+# --- TLS
+
+
+@contextlib.contextmanager
+def over_tls(cloud: Cloud, context: ssl.SSLContext) -> Iterator[str]:
+    """The URL of a server on `localhost` that passes requests on to a Keystone."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            url = f"http://127.0.0.1:{cloud.port}{self.path}"
+            answer = httpx.request(self.command, url, headers=dict(self.headers), content=body, timeout=120)
+            self.send_response(answer.status_code)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_POST = do_GET
+
+    with ThreadingHTTPServer(("127.0.0.1", free_port()), Handler) as proxy:
+        proxy.socket = context.wrap_socket(proxy.socket, server_side=True)
+        thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"https://localhost:{proxy.server_port}/v3"
+        finally:
+            proxy.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "expected"),
+    [
+        ("localhost.pem", None, 200),
+        (None, "localhost.pem", 200),
+        ("localhost.pem", "other.pem", 200),
+        (None, None, 503),
+    ],
+)
+def test_authorities_are_those_of_cafile_else_of_requests_ca_bundle(
+    cloud, token, tmp_path, new_server: Callable[..., Server], option, variable, expected
+):
+    context, _ = certificate(tmp_path, "localhost")
+    certificate(tmp_path, "other")
+    more = {"cafile": tmp_path / option} if option else {}
+    environment = {"REQUESTS_CA_BUNDLE": str(tmp_path / variable) if variable else ""}
+    with over_tls(cloud, context) as url:
+        options = cloud.options(auth_url=url, **more)
+        server = new_server(options=options, environment=environment).start()
+        assert status(server, token) == expected
+
+
+def test_a_bundle_that_cannot_be_used_is_named(cloud, tmp_path, new_server: Callable[..., Server]):
+    missing = tmp_path / "missing.pem"
+    server = new_server(options=cloud.options(), environment={"REQUESTS_CA_BUNDLE": str(missing)})
+    with pytest.raises(ServerFailed, match=f"REQUESTS_CA_BUNDLE: {missing}: "):
+        server.start()
 
 
 # --- Clients

@@ -285,6 +285,38 @@ class TestReceiversThatAreNotWell:
         assert_no_more(receiver, path, len(receiver.of(path)), 3)
 
 
+@pytest.mark.parametrize("removal", ["delete", "purge"])
+def test_subscriptions_of_a_removed_queue_leave_nothing(
+    receiver: Receiver, tmp_path: Path, new_server: Callable[..., Server], removal: str
+):
+    """Neither rows of deliveries nor a log nor secrets stay, though the queue is removed in one step."""
+    redis = Redis(tmp_path / "redis").start()
+    try:
+        options = {**on_redis(redis.uri), **LOCAL}
+        options["transport"] = {"message_encryption_key": "a key of test_webhooks"}
+        path = path_of("/ok")
+        with Api(new_server(options=options).start().url, project="p-removed") as api:
+
+            def own() -> list[str]:
+                return [key for key in redis.cli("--scan").split() if "i/p-removed/" in key]
+
+            for number in range(25):
+                subscribe(api, receiver.url(f"{path}/{number}"), signing=True)
+            api.post("q", 1)
+            for number in range(25):
+                arrived(receiver, f"{path}/{number}")
+            assert len(own()) >= 25, own()
+            if removal == "delete":
+                assert api.call("DELETE", "/v2/queues/q").status_code == 204
+            else:
+                document = {"resource_types": ["subscriptions"]}
+                assert api.call("POST", "/v2/queues/q/purge", json=document).status_code == 204
+            # What was closed is deleted by the next sweeps.
+            wait_until(lambda: not own(), "nothing is left", timeout=120)
+    finally:
+        redis.kill()
+
+
 class TestTargets:
     @pytest.mark.parametrize(
         ("subscriber", "says"),

@@ -1,9 +1,10 @@
 //! Operations on queues.
 
+use futures_util::stream::{self, StreamExt};
 use serde_json::Value;
 use zaqar_core::limits::DEFAULT_PAGE;
 use zaqar_core::storage::Stats;
-use zaqar_core::{Kind, Metadata, QueueName};
+use zaqar_core::{Kind, Metadata, QueueKey, QueueName, SubscriptionId};
 
 use crate::filter::{self, Filter};
 use crate::seal::MIN_SECRET_CHARS;
@@ -11,6 +12,13 @@ use crate::{
     Api, Change, Context, CreateQueue, Error, ListQueues, ListedQueue, Part, PatchQueue, Purge,
     QueueList, QueueRef, checked_limit,
 };
+
+/// Subscriptions of a deleted queue whose own data is deleted at once.
+const CLEANED: usize = 100;
+/// Of these, read at once.
+const PAGE: usize = 20;
+/// Of these, deleted at once.
+const AT_ONCE: usize = 16;
 
 impl Api {
     /// Lists queues of the caller's project by name. Cost: one row read a queue shown; filtered, at
@@ -108,6 +116,8 @@ impl Api {
     }
 
     /// Deletes a queue and everything in it, in constant time. A missing queue is not an error.
+    /// What its subscriptions have by themselves, as rows of deliveries and secrets, is deleted now
+    /// for the first [`CLEANED`] of them, and within a day for others.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -117,8 +127,10 @@ impl Api {
         queue: QueueRef,
     ) -> Result<(), Error> {
         let key = context.key(queue);
+        let subscribed = self.subscribed(&key).await?;
         self.inner.directory.delete(&key, self.inner.clock.now()).await?;
         self.inner.pusher.queue_deleted(&key);
+        self.clean(&key, &subscribed).await;
         Ok(())
     }
 
@@ -142,7 +154,7 @@ impl Api {
     }
 
     /// Removes the messages or subscriptions of a queue, in constant time. A missing queue is not
-    /// an error.
+    /// an error. What subscriptions have by themselves is deleted as with the queue.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -152,11 +164,35 @@ impl Api {
             self.inner.messages.purge(&key, self.inner.clock.now()).await?;
         }
         if request.subscriptions {
+            let subscribed = self.subscribed(&key).await?;
             self.inner.pusher.begin_leaving(&key, None, context.connection.as_ref());
             self.inner.messages.unsubscribe_all(&key, self.inner.clock.now()).await?;
             self.inner.pusher.removed(&key, None);
+            self.clean(&key, &subscribed).await;
         }
         Ok(())
+    }
+
+    /// The subscriptions of a queue, at most [`CLEANED`], if messages are delivered.
+    async fn subscribed(&self, key: &QueueKey) -> Result<Vec<SubscriptionId>, Error> {
+        let mut ids = Vec::new();
+        while self.subscribers().is_some() && ids.len() < CLEANED {
+            let (after, now) = (ids.last().copied(), self.inner.clock.now());
+            let page = self.inner.messages.subscriptions(key, after, PAGE, now).await?;
+            ids.extend(page.iter().map(|subscription| subscription.id));
+            if page.len() < PAGE {
+                break;
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Deletes what the removed subscriptions of a queue have by themselves.
+    async fn clean(&self, key: &QueueKey, subscribed: &[SubscriptionId]) {
+        if let Some(subscribers) = self.subscribers() {
+            let deletions = subscribed.iter().map(|id| subscribers.deleted(key, *id));
+            stream::iter(deletions).for_each_concurrent(AT_ONCE, |deletion| deletion).await;
+        }
     }
 
     fn check_metadata(&self, metadata: &Metadata, part: Part) -> Result<(), Error> {

@@ -16,6 +16,9 @@ use zaqar_core::{
     QueueKey, Timestamp,
 };
 
+/// The largest limit of a page while a listing is followed.
+const MAX_LIMIT: usize = 200;
+
 /// Pages after which a listing is considered endless.
 const MAX_PAGES: usize = 10_000;
 
@@ -107,7 +110,8 @@ impl Queue {
         page
     }
 
-    /// All messages of a listing, page by page until the end.
+    /// All messages of a listing, page by page until the end. Each page is larger than the one
+    /// before, as some stores read all matches for each page.
     pub(crate) async fn follow(&self, mut query: ListQuery) -> Vec<Message> {
         let mut all = Vec::new();
         for _ in 0..MAX_PAGES {
@@ -115,6 +119,7 @@ impl Queue {
             all.extend(page.messages);
             let Some(next) = page.next else { return all };
             query.after = Some(next);
+            query.limit = (2 * query.limit).min(MAX_LIMIT);
         }
         panic!("a listing does not end after {MAX_PAGES} pages");
     }
@@ -291,12 +296,12 @@ pub(crate) fn request_with_keys(limit: usize, keys: &[&str]) -> ClaimRequest {
     }
 }
 
-/// Lists all messages, in pages of 7.
+/// Lists all messages, in pages of at first 7.
 pub(crate) fn everything() -> ListQuery {
     ListQuery { after: None, limit: 7, hide: None, include_claimed: true, include_delayed: true }
 }
 
-/// Lists messages that are neither claimed nor delayed, in pages of 7.
+/// Lists messages that are neither claimed nor delayed, in pages of at first 7.
 pub(crate) fn visible() -> ListQuery {
     ListQuery { include_claimed: false, include_delayed: false, ..everything() }
 }

@@ -1,7 +1,7 @@
 //! Requests to Keystone, bounded in time and size.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ use serde_json::Value;
 
 use super::{Error, Options, Tls};
 
+/// The environment variable that Python's requests reads, and so the original's middleware.
+const BUNDLE: &str = "REQUESTS_CA_BUNDLE";
 /// The longest response body; a token with a large catalog has some 100 KiB.
 const MAX_ANSWER: usize = 1024 * 1024;
 /// Idle connections, at most.
@@ -179,21 +181,24 @@ fn tls(options: &Tls) -> Result<ClientConfig, Error> {
         .map_err(|error| wrong("certfile", error.to_string()))
 }
 
+/// The authorities that are trusted: `cafile`'s, else those of `REQUESTS_CA_BUNDLE`, as with
+/// Python's requests, else the system's.
 fn roots(cafile: Option<&Path>) -> Result<RootCertStore, Error> {
+    let bundle = || std::env::var_os(BUNDLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let file = match cafile {
+        Some(path) => Some(("cafile", path.to_owned())),
+        None => bundle().map(|path| (BUNDLE, path)),
+    };
     let mut roots = RootCertStore::empty();
-    match cafile {
-        Some(path) => {
-            for certificate in certificates("cafile", path)? {
-                roots.add(certificate).map_err(|error| Error::Options {
-                    option: "cafile",
-                    reason: format!("{}: {error}", path.display()),
-                })?;
-            }
-        }
+    let Some((option, path)) = file else {
         // A machine without CA certificates can still use a Keystone without TLS.
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok(roots);
+    };
+    roots.add_parsable_certificates(certificates(option, &path)?);
+    if roots.is_empty() {
+        let reason = format!("{}: no certificate in it can be used", path.display());
+        return Err(Error::Options { option, reason });
     }
     Ok(roots)
 }

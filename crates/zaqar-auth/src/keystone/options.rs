@@ -139,7 +139,8 @@ impl Interface {
 /// How TLS is used with Keystone.
 #[derive(Debug, Clone, Default)]
 pub struct Tls {
-    /// `cafile`: the authorities to trust, instead of the system's.
+    /// `cafile`: the authorities to trust. Without it, those of the file that the environment
+    /// variable `REQUESTS_CA_BUNDLE` names, else the system's.
     pub cafile: Option<PathBuf>,
     /// `certfile` and `keyfile`: our own certificate.
     pub certificate: Option<(PathBuf, PathBuf)>,
