@@ -19,6 +19,9 @@ pub struct Verified {
     pub user: Option<Arc<Token>>,
     /// The token of the service that calls on the user's behalf.
     pub service: Option<Arc<Token>>,
+    /// The service's token has a service's role, so that the service may use the user's token after
+    /// it has expired. Without `service_token_roles_required`, others count as services, too.
+    pub may_use_expired: bool,
 }
 
 /// Why a request is rejected.
@@ -67,17 +70,18 @@ impl Middleware {
             None => None,
             Some(token) => Some(self.service(token).await?),
         };
-        let may_be_expired = service.as_ref().is_some_and(|service| service.may_use_expired);
+        let may_use_expired = service.as_ref().is_some_and(|service| service.may_use_expired);
         let is_refused = service.as_ref().is_some_and(|service| service.token.is_none());
         let user = match present(request.user_token) {
             None => None,
-            Some(token) => self.user(token, request, service.is_some(), may_be_expired).await?,
+            Some(token) => self.user(token, request, service.is_some(), may_use_expired).await?,
         };
         if (user.is_none() || is_refused) && !self.options.delay_auth_decision {
             return Err(Rejection::Unauthorized);
         }
         let user = user.filter(|_| !is_refused);
-        Ok(Verified { user, service: service.and_then(|service| service.token) })
+        let service = service.and_then(|service| service.token);
+        Ok(Verified { user, service, may_use_expired })
     }
 
     /// The user of a request with a token that is remembered, which may use it for the request, and
