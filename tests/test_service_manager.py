@@ -295,3 +295,25 @@ def test_sighup_applies_log_levels_and_names_what_needs_a_restart(new_server):
     server.sections["DEFAULT"]["debug"] = False
     assert 'changed="[DEFAULT] debug"' in reload()
     assert os.waitpid(server.process.pid, os.WNOHANG) == (0, 0)
+
+
+def test_quotas_that_a_reload_rejects_are_not_named_as_changed(new_server):
+    options = {"quotas": {"max_queues": 1}}
+    server = new_server(options=options)
+    server.start()
+
+    def create(name: str) -> int:
+        return httpx.put(f"{server.url}/v2/queues/{name}", headers=HEADERS).status_code
+
+    assert [create("a"), create("b")] == [201, 403]
+    server.sections["quotas"] |= {"max_queues": 2, "projects_file": "missing.yaml"}
+    server.sections["DEFAULT"]["debug"] = True
+    server.write_config()
+    logged = hang_up(server)
+    assert any("the previous quotas stay in force" in line for line in logged)
+    assert 'changed="[DEFAULT] debug"' in logged[-1]
+    assert create("b") == 403
+    del server.sections["quotas"]["projects_file"]
+    server.write_config()
+    assert 'changed="[quotas] max_queues"' in hang_up(server)[-1]
+    assert create("b") == 201
