@@ -5,11 +5,15 @@ use std::time::Instant;
 
 use tracing::warn;
 use zaqar_api::AuthRequest;
+use zaqar_core::StateLog;
 
 use super::access_rules;
 use super::token::Token;
 use super::validate::{Validator, Validity};
 use super::{Error, Options};
+
+/// Characters of a path that are logged.
+const LOGGED_PATH: usize = 200;
 
 /// The caller of a request.
 #[derive(Debug, Clone)]
@@ -40,13 +44,15 @@ pub enum Rejection {
 pub struct Middleware {
     validator: Validator,
     options: Options,
+    /// Limits logs about application credentials that are refused.
+    refused: StateLog,
 }
 
 impl Middleware {
     /// Decides by the answers of a validator.
     pub fn new(validator: Validator) -> Self {
         let options = validator.options().clone();
-        Self { validator, options }
+        Self { validator, options, refused: StateLog::new() }
     }
 
     /// The options.
@@ -120,8 +126,11 @@ impl Middleware {
         match access_rules::allow(&token, service_type, is_chained, request.request) {
             Ok(()) => Ok(Some(token)),
             Err(reason) => {
-                let (method, path) = request.request.unzip();
-                warn!(reason, method, path, "application credential refused");
+                if let Some(requests) = self.refused.failure() {
+                    let (method, path) = request.request.unzip();
+                    let path = path.map(start_of);
+                    warn!(reason, method, path, requests, "application credential refused");
+                }
                 Ok(None)
             }
         }
@@ -147,6 +156,11 @@ struct Service {
     /// `None` for a token that does not count as a service's.
     token: Option<Arc<Token>>,
     may_use_expired: bool,
+}
+
+/// At most the first [`LOGGED_PATH`] characters.
+fn start_of(path: &str) -> &str {
+    path.char_indices().nth(LOGGED_PATH).map_or(path, |(end, _)| &path[..end])
 }
 
 /// An empty header counts as absent.
