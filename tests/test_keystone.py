@@ -216,6 +216,26 @@ def test_access_rules_of_application_credentials_apply(server, cloud, token, que
         assert socket.call("queue_create", {"queue_name": queue}).status == 403
 
 
+def test_refused_application_credentials_do_not_fill_the_log(server, cloud, token):
+    rules = [{"service": "messaging", "method": "GET", "path": "/v2/queues"}]
+    limited = cloud.credential_token(cloud.application_credential(token, cloud.users["ann"], rules))
+    before, began, requests = len(server.log_tail(10**8)), time.monotonic(), 0
+
+    def lines() -> list[str]:
+        nonlocal requests
+        for _ in range(20):
+            assert status(server, limited, path=f"{QUEUES}/{'é' * 5000}") == 401
+        requests += 20
+        logged = server.log_tail(10**8)[before:].splitlines()
+        return [line for line in logged if "application credential refused" in line]
+
+    wait_until(lines, "a refusal is logged")
+    found = lines()
+    # One every 5 s, with the number of requests.
+    assert len(found) <= min(requests - 1, 2 + (time.monotonic() - began) / 5)
+    assert max(map(len, found)) < 1000
+
+
 def test_a_signed_url_allows_only_what_it_signs(server, cloud, token, queue):
     shared = ask(
         server, "POST", f"{QUEUES}/{queue}/share", token, {"paths": ["messages"], "methods": ["GET"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from support.redis import on_redis
 from support.server import Server, server_binary
 from support.websocket import WebSocket
 
@@ -75,6 +77,15 @@ class Manager:
             if wanted in message.splitlines():
                 return message
 
+    def rest(self) -> str:
+        """The messages that were not received yet; the server has ended."""
+        messages = []
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                messages.append(self.socket.recv(4096).decode())
+        return "\n".join(messages)
+
 
 @pytest.fixture
 def manager(tmp_path) -> Iterator[Manager]:
@@ -117,9 +128,58 @@ def test_a_failed_start_never_notifies_ready(new_server, manager):
         port = taken.getsockname()[1]
         server = new_server(port=port, environment={"NOTIFY_SOCKET": str(manager.path)})
         assert server.run_to_exit()[0] == 1
-    manager.socket.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        manager.socket.recv(4096)
+    assert manager.rest() == ""
+
+
+def hang_up(server: Server, wanted: str = "configuration reloaded") -> list[str]:
+    """What a reload logs, until this text."""
+    before = len(server.log_tail(1_000_000))
+    server.process.send_signal(signal.SIGHUP)
+
+    def lines() -> list[str]:
+        logged = server.log_tail(1_000_000)[before:].splitlines()
+        last = next((place for place, line in enumerate(logged) if wanted in line), -1)
+        return logged[: last + 1]
+
+    return list(until(lines))
+
+
+def test_a_reload_before_the_server_serves_does_not_notify_ready(new_server, manager):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        server = new_server(
+            options=on_redis(f"redis://127.0.0.1:{silent.getsockname()[1]}"),
+            environment={"NOTIFY_SOCKET": str(manager.path)},
+        )
+        server.spawn()
+        connection, _ = silent.accept()
+        with connection:
+            hang_up(server)
+            server.process.terminate()
+            server.process.wait(60)
+    notified = manager.rest()
+    assert "STOPPING=1" in notified
+    assert "READY=1" not in notified
+    assert "RELOADING=1" not in notified
+
+
+def test_a_reload_while_the_server_stops_does_not_notify_ready(new_server, manager):
+    server = new_server(environment={"NOTIFY_SOCKET": str(manager.path)})
+    server.start()
+    manager.until("READY=1")
+    # A request whose body has not arrived delays the end.
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(
+            b"POST /v2/queues/q/messages HTTP/1.1\r\nHost: q\r\nX-Project-ID: p\r\n"
+            b"Client-ID: " + HEADERS["Client-ID"].encode() + b"\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert b"100" in connection.recv(4096)
+        server.process.terminate()
+        manager.until("STOPPING=1")
+        hang_up(server)
+    assert server.process.wait(60) == 0
+    assert manager.rest() == ""
 
 
 def listening() -> socket.socket:
@@ -235,3 +295,25 @@ def test_sighup_applies_log_levels_and_names_what_needs_a_restart(new_server):
     server.sections["DEFAULT"]["debug"] = False
     assert 'changed="[DEFAULT] debug"' in reload()
     assert os.waitpid(server.process.pid, os.WNOHANG) == (0, 0)
+
+
+def test_quotas_that_a_reload_rejects_are_not_named_as_changed(new_server):
+    options = {"quotas": {"max_queues": 1}}
+    server = new_server(options=options)
+    server.start()
+
+    def create(name: str) -> int:
+        return httpx.put(f"{server.url}/v2/queues/{name}", headers=HEADERS).status_code
+
+    assert [create("a"), create("b")] == [201, 403]
+    server.sections["quotas"] |= {"max_queues": 2, "projects_file": "missing.yaml"}
+    server.sections["DEFAULT"]["debug"] = True
+    server.write_config()
+    logged = hang_up(server)
+    assert any("the previous quotas stay in force" in line for line in logged)
+    assert 'changed="[DEFAULT] debug"' in logged[-1]
+    assert create("b") == 403
+    del server.sections["quotas"]["projects_file"]
+    server.write_config()
+    assert 'changed="[quotas] max_queues"' in hang_up(server)[-1]
+    assert create("b") == 201

@@ -45,7 +45,7 @@ impl Authenticator for Keystone {
         })?;
         // Only `delay_auth_decision` lets a request without a user get here. Zaqar itself then asks
         // for a project, which no header of a client can give.
-        let Verified { user, service } = verified;
+        let Verified { user, service, may_use_expired } = verified;
         let user = user.ok_or(TokenError::NoProject)?;
         let identity = user.identity.as_ref().ok_or(TokenError::NoProject)?;
         let limit = match auth.request {
@@ -54,7 +54,8 @@ impl Authenticator for Keystone {
             None => limit_of(&user, self.middleware.options()),
         };
         // A service may finish what its user began, until its own token expires.
-        let expires = service.as_ref().map_or(user.expires, |of| of.expires.max(user.expires));
+        let extends = service.filter(|_| may_use_expired);
+        let expires = extends.map_or(user.expires, |of| of.expires.max(user.expires));
         if limit.is_none() && expires == user.expires {
             return Ok(Arc::clone(identity));
         }

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use zaqar_api::AuthRequest;
+use zaqar_api::{AuthRequest, Authenticator};
 use zaqar_auth::keystone::{
     Credential, Error, Middleware, Name, Options, Rejection, Scope, Session, Trust, TrustError,
     TrustTokens, Trustor, Validator, Validity,
@@ -346,6 +346,27 @@ async fn a_request_needs_a_valid_user_and_no_bad_service() {
     assert!(verify(&middleware, "user", "").await.is_err());
     let challenge = format!("Keystone uri=\"{}\"", keystone.url);
     assert_eq!(middleware.challenge(), challenge);
+}
+
+#[tokio::test]
+async fn only_a_services_role_extends_what_its_user_may_do() {
+    let keystone = Keystone::start().await;
+    keystone.give("user", 100, &["member"]);
+    keystone.give("service", 10_000, &["service"]);
+    keystone.give("nobody", 10_000, &["member"]);
+    let mut options = keystone.options();
+    options.service_tokens.required = false;
+    let clock: Arc<dyn Clock> = keystone.clock.clone();
+    let session = Arc::new(Session::new(options, Arc::clone(&clock)).unwrap());
+    let authenticator = zaqar_auth::Keystone::with_session(session, clock);
+    for (service, secs) in [("", 100), ("nobody", 100), ("service", 10_000)] {
+        let (user_token, service_token) = (Some("user"), Some(service));
+        // As of a connection over WebSocket, which lasts until then.
+        let asked = AuthRequest { user_token, service_token, ..AuthRequest::default() };
+        let identity = authenticator.authenticate(asked).await.unwrap();
+        let expected = Timestamp::from_millis(0).plus_secs(NOW + secs);
+        assert_eq!(identity.expires, expected, "{service:?}");
+    }
 }
 
 #[tokio::test]

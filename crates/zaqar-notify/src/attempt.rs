@@ -28,6 +28,7 @@ const IMMEDIATE_ATTEMPTS: u32 = 16;
 const UNREADABLE: u64 = 60;
 
 static UNREADABLE_LOG: StateLog = StateLog::new();
+static SECRET_LOG: StateLog = StateLog::new();
 
 /// The result for the rows that were served together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,8 +101,10 @@ impl Sending<'_> {
         }
         if self.subject.delivery.signing.is_some() && self.subject.keys.is_none() {
             // Never unsigned: a receiver would reject it for good.
-            let subscription = self.subject.key.id;
-            warn!(%subscription, "the secret of a subscription cannot be read");
+            if let Some(attempts) = SECRET_LOG.failure() {
+                let subscription = self.subject.key.id;
+                warn!(%subscription, attempts, "the secret of a subscription cannot be read");
+            }
             return self.wait(UNREADABLE, Ended::NotSent, None).await;
         }
         for _ in 0..IMMEDIATE_ATTEMPTS {

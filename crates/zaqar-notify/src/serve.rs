@@ -12,8 +12,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use zaqar_core::Timestamp;
 use zaqar_core::storage::Error;
+use zaqar_core::{StateLog, Timestamp};
 
 use crate::attempt::{self, Disposition, Report};
 use crate::context::{Context, count};
@@ -28,6 +28,8 @@ use crate::recovery;
 use crate::row::{Body, Content, Row, SubscriptionKey};
 use crate::subject::Subject;
 use crate::subjects::Read;
+
+static SUSPENSION_LOG: StateLog = StateLog::new();
 
 /// How long to wait for the end of a request before checking the subscription again.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -482,8 +484,11 @@ impl Service<'_> {
             return Ok(Next::WithTicket);
         }
         count(&self.context.counters.suspended);
-        let (project, name) = (&queue.project, &queue.name);
-        info!(%project, queue = %name, subscription = %id, why, "subscription suspended");
+        // A subscriber may be resumed and suspended without end.
+        if let Some(times) = SUSPENSION_LOG.failure() {
+            let (project, name) = (&queue.project, &queue.name);
+            info!(%project, queue = %name, subscription = %id, why, times, "subscription suspended");
+        }
         Ok(Next::WithTicket)
     }
 

@@ -9,7 +9,7 @@ use zaqar_core::storage::{
     Batch, ClaimRequest, Claimed, DeadLetters, Deletable, Error, Guarded, ListQuery, Message,
     MessageStore, NewMessage,
 };
-use zaqar_core::{ClaimId, QueueKey, Timestamp};
+use zaqar_core::{ClaimId, QueueKey, StateLog, Timestamp};
 
 use crate::catalogue::contended;
 use crate::members::Members;
@@ -32,6 +32,8 @@ const LATE: u64 = 300;
 const TICK: u64 = 5;
 /// Steps in which a store moves one batch, at most: it may move many messages in pieces.
 const MOVES: usize = 32;
+
+static DROPPED: StateLog = StateLog::new();
 
 /// The outcome of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,7 +258,12 @@ impl Deliverer {
     async fn drop_batch(&self, leg: &Leg<'_>, batch: &TransferBatch) -> Result<bool, Error> {
         if batch.is_complete {
             let (pool, letters) = (batch.to.name(), batch.ids.len());
-            warn!(pool, letters, "the dead-letter queue was deleted while letters were moved");
+            if let Some(batches) = DROPPED.failure() {
+                warn!(
+                    pool,
+                    letters, batches, "the dead-letter queue was deleted while letters were moved"
+                );
+            }
             let staging = &leg.transfer.staging;
             leg.source.delete_many(staging, &batch.ids, &Deletable::Any, leg.time.now()).await?;
         }

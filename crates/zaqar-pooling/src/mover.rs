@@ -59,6 +59,8 @@ pub(crate) struct Mover {
     pub(crate) resuming: IntervalTask,
     pub(crate) drain_pauses: DrainPauses,
     pub(crate) log: StateLog,
+    /// Limits logs about moves that are undone: a drain begins one for each queue.
+    undone: StateLog,
 }
 
 /// The stores of a move.
@@ -94,6 +96,7 @@ impl Mover {
             resuming: IntervalTask::new(RESUME_EVERY),
             drain_pauses: DrainPauses::default(),
             log: StateLog::new(),
+            undone: StateLog::new(),
         }
     }
 
@@ -244,7 +247,9 @@ impl Mover {
         let mut copy = Copy { mover: self, key, moving: own, time, rows: 0, held: Instant::now() };
         let Err(error) = copy.run().await else { return Ok(()) };
         let problem = Some(with_source(&error));
-        warn!(queue = %key, problem, "the move of a queue is undone");
+        if let Some(moves) = self.undone.failure() {
+            warn!(queue = %key, problem, moves, "the move of a queue is undone");
+        }
         let undone = Moving { phase: Phase::Undo, problem, ..copy.moving.clone() };
         self.set(key, &copy.moving, Some(&undone), None).await
     }

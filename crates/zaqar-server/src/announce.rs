@@ -11,11 +11,14 @@ use tracing::{debug, warn};
 use zaqar_api::{Api, Authentication, Context, Error, PostMessages, PostedMessage, QueueRef};
 use zaqar_auth::keystone::Session;
 use zaqar_core::storage::Error as StorageError;
-use zaqar_core::{ClientId, Kind, ProjectId, QueueName};
+use zaqar_core::{ClientId, Kind, ProjectId, QueueName, StateLog};
 use zaqar_notify::{Directory, EventSink, PublicUrls};
 
 /// How long a request to subscribe waits for Keystone's catalog.
 const CATALOG_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Limits logs of rejected events: subscribers cause them.
+static REJECTED: StateLog = StateLog::new();
 
 /// What deliveries need from the rest of the server.
 pub(crate) struct Integrations {
@@ -106,8 +109,10 @@ impl EventSink for EventPoster {
 }
 
 fn log_rejected(error: &Error, project: &ProjectId, queue: &QueueName) {
-    let error = error as &dyn std::error::Error;
-    warn!(error, %project, %queue, "an event about a subscriber was rejected");
+    if let Some(events) = REJECTED.failure() {
+        let error = error as &dyn std::error::Error;
+        warn!(error, %project, %queue, events, "an event about a subscriber was rejected");
+    }
 }
 
 /// Reads public URLs from Keystone's catalog.
@@ -141,6 +146,7 @@ mod tests {
     use zaqar_storage_testkit::Memory;
 
     use super::*;
+    use crate::report::RecentErrors;
 
     #[tokio::test]
     async fn of_events_that_are_rejected_together_each_is_posted_that_can_be() {
@@ -155,6 +161,12 @@ mod tests {
         assert!(matches!(early, Err(StorageError::Unavailable { .. })), "{early:?}");
         poster.set_api(Api::new(store.clone(), store.clone(), options));
         poster.post(&project, &name, &events).await.unwrap();
+        let (recent, _guard) = RecentErrors::keep();
+        for _ in 0..10 {
+            poster.post(&project, &name, &events[1..2]).await.unwrap();
+        }
+        let (warnings, _) = recent.counts();
+        assert!(warnings < 10, "{warnings}: not one for each event");
         let queue = QueueKey { project, kind: Kind::Queue, name };
         let stats = store.stats(&queue, SystemClock.now()).await.unwrap().unwrap();
         assert_eq!(stats.free, 2);

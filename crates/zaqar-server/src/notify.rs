@@ -13,7 +13,10 @@ use zaqar_core::delivery::{
     BeginRecovery, Delivery, DeliveryQuery, Recovery, RecoveryId, RecoveryRange, Redelivery,
     SubscriberHealth,
 };
-use zaqar_core::{Clock, MessageId, Payload, ProjectId, QueueKey, Secret, SubscriptionId};
+use zaqar_core::storage::Error as StorageError;
+use zaqar_core::{
+    Clock, MessageId, Payload, ProjectId, QueueKey, Secret, StateLog, SubscriptionId,
+};
 use zaqar_notify::address::Networks;
 use zaqar_notify::delivery_options::DeliveryOptions;
 use zaqar_notify::destination::Bounds;
@@ -138,6 +141,7 @@ impl Deliveries {
             rules: self.rules.clone(),
             default_ttl: self.default_ttl,
             requires_confirmation: self.requires_confirmation,
+            log: StateLog::new(),
         })
     }
 
@@ -253,6 +257,8 @@ struct SubscriberLayer {
     rules: SubscriberRules,
     default_ttl: u64,
     requires_confirmation: bool,
+    /// Limits logs about what could not be stored for a request.
+    log: StateLog,
 }
 
 impl SubscriberRules {
@@ -328,9 +334,17 @@ impl SubscriberRules {
 
 impl SubscriberLayer {
     async fn confirm(&self, queue: &QueueKey, id: SubscriptionId, secs: u64, has_ended: bool) {
-        if let Err(error) = self.handle.confirm(queue, id, secs, has_ended).await {
+        let asked = self.handle.confirm(queue, id, secs, has_ended).await;
+        self.log_failure(asked, id, "a subscriber could not be asked to confirm");
+    }
+
+    /// Logs a failure of the store, rarely if there are many: requests continue without it.
+    fn log_failure(&self, done: Result<(), StorageError>, id: SubscriptionId, what: &'static str) {
+        if let Err(error) = done
+            && let Some(failures) = self.log.failure()
+        {
             let error = &error as &dyn std::error::Error;
-            warn!(error, subscription = %id, "a subscriber could not be asked to confirm");
+            warn!(error, subscription = %id, failures, "{what}");
         }
     }
 }
@@ -468,17 +482,13 @@ impl Subscribers for SubscriberLayer {
     }
 
     async fn changed(&self, queue: &QueueKey, id: SubscriptionId) {
-        if let Err(error) = self.handle.resume(queue, id).await {
-            let error = &error as &dyn std::error::Error;
-            warn!(error, subscription = %id, "a subscription could not be resumed");
-        }
+        let resumed = self.handle.resume(queue, id).await;
+        self.log_failure(resumed, id, "a subscription could not be resumed");
     }
 
     async fn deleted(&self, queue: &QueueKey, id: SubscriptionId) {
-        if let Err(error) = self.handle.remove(queue, id).await {
-            let error = &error as &dyn std::error::Error;
-            warn!(error, subscription = %id, "deliveries of a deleted subscription could not be deleted");
-        }
+        let removed = self.handle.remove(queue, id).await;
+        self.log_failure(removed, id, "deliveries of a deleted subscription could not be deleted");
     }
 }
 
@@ -509,7 +519,45 @@ fn sentence(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use zaqar_core::{Kind, QueueName, SystemClock};
+    use zaqar_storage_testkit::Memory;
+
     use super::*;
+    use crate::Registry;
+    use crate::config::{Sources, load};
+    use crate::report::RecentErrors;
+
+    #[tokio::test]
+    async fn a_store_that_is_away_is_not_logged_for_each_request() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let sources = Sources { files: vec![file.path().to_owned()], ..Sources::default() };
+        let settings = load(&sources, &Registry::default().registered()).unwrap().settings;
+        let store = Memory::new();
+        let shared = Arc::new(store.clone());
+        let stores = Stores {
+            management: shared.clone(),
+            messages: shared,
+            is_one: true,
+            message_figures: None,
+            management_figures: None,
+        };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let integrations = Integrations { keystone: None, event_poster: Arc::default() };
+        let deliveries =
+            Deliveries::new(&settings, &stores, &clock, None, integrations, Channels::new());
+        let layer = deliveries.unwrap().subscribers();
+        store.set_away(true);
+        let (recent, _guard) = RecentErrors::keep();
+        let (project, name) = (ProjectId::new("p").unwrap(), QueueName::new("q").unwrap());
+        let queue = QueueKey { project, kind: Kind::Queue, name };
+        for number in 0..10 {
+            let id = SubscriptionId::new(number);
+            layer.changed(&queue, id).await;
+            layer.deleted(&queue, id).await;
+        }
+        let (warnings, _) = recent.counts();
+        assert!((1..20).contains(&warnings), "{warnings}");
+    }
 
     #[test]
     fn errors_become_sentences() {

@@ -194,9 +194,6 @@ impl Connector for PoolConnector {
         let driver = self.driver(pool)?;
         self.check_shared(driver)?;
         let location = location(driver, pool)?;
-        for option in pool.options.keys().filter(|name| !is_read(driver, name)) {
-            warn!(pool = pool.name.as_str(), option, "an option of a pool has no effect");
-        }
         let refusal = |error: StartError| {
             let uri = pool.uri.expose();
             Refusal { reason: with_causes(error.as_ref()).replace(uri, &masked(uri)) }
@@ -219,6 +216,10 @@ impl Connector for PoolConnector {
         let opened = opened.map_err(refusal)?;
         let lacks = || Refusal { reason: "its driver has no message store".to_owned() };
         let store = opened.messages.ok_or_else(lacks)?;
+        // Once, rather than at each attempt to open it.
+        for option in pool.options.keys().filter(|name| !is_read(driver, name)) {
+            warn!(pool = pool.name.as_str(), option, "an option of a pool has no effect");
+        }
         if let (Some(snapshots), Purpose::Serve) = (snapshots, purpose) {
             self.make_snapshots(pool, snapshots, &store);
         }

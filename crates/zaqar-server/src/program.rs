@@ -120,8 +120,8 @@ fn serve(registry: &Registry) -> u8 {
     let served = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let status = reporter.status().clone();
-        let (registered, current) = (registry.registered(), settings.clone());
-        let reloader = Reloader::new(sources, registered, current, logs, status.clone());
+        let registered = registry.registered();
+        let reloader = Reloader::new(sources, registered, &settings, logs, status.clone());
         spawn_endless(
             &tasks,
             "signals",

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{error, info};
+use zaqar_auth::Quotas;
 
 use crate::config::{self, Raw, Registered, Settings, Sources};
 use crate::logs::Logs;
@@ -16,14 +17,17 @@ const LIVE: [&str; 2] = ["debug", "default_log_levels"];
 const QUOTAS: &str = "quotas";
 const MANAGED: &str = "managed";
 
+/// Texts of options, by section and name.
+type Values = BTreeMap<(String, String), Vec<String>>;
+
 /// Reloads the configuration of one server.
 pub(crate) struct Reloader {
     sources: Sources,
     registered: Registered,
-    /// The settings at the start.
-    started: Settings,
-    /// The settings that were read last.
-    last: Settings,
+    /// The values at the start.
+    started: Values,
+    /// The values that are in force, of options that can be applied.
+    applied: Values,
     logs: Logs,
     status: Status,
 }
@@ -32,11 +36,12 @@ impl Reloader {
     pub(crate) fn new(
         sources: Sources,
         registered: Registered,
-        settings: Settings,
+        settings: &Settings,
         logs: Logs,
         status: Status,
     ) -> Self {
-        Self { sources, registered, last: settings.clone(), started: settings, logs, status }
+        let started = values(settings.raw());
+        Self { sources, registered, applied: started.clone(), started, logs, status }
     }
 
     /// Reopens the log file, applies log levels and quotas, and reloads the policy files. If the
@@ -54,58 +59,59 @@ impl Reloader {
                 return;
             }
         };
-        let settings = loaded.settings;
-        let quotas = self.status.quotas();
+        let read = values(loaded.settings.raw());
         // The layer exists only if something was limited at the start.
+        let quotas = self.status.quotas();
         let has_quotas = quotas.is_some();
-        let is_live = |section: &str, option: &str| {
-            is_live(section, option) || has_quotas && section == QUOTAS && option != MANAGED
+        let is_live = |(section, option): &(String, String)| match section.as_str() {
+            "DEFAULT" => LIVE.contains(&option.as_str()),
+            QUOTAS => has_quotas && option != MANAGED,
+            _ => false,
         };
-        let names = |before: &Settings, is_wanted: &dyn Fn(&str, &str) -> bool| {
-            let differences = differences(before.raw(), settings.raw());
-            let wanted = differences.iter().filter(|(section, option)| is_wanted(section, option));
-            let names: Vec<_> =
-                wanted.map(|(section, option)| format!("[{section}] {option}")).collect();
-            names.join(", ")
+        let has_levels = self.apply_levels(&loaded.settings);
+        let takes_quotas = quotas.is_some_and(|quotas| apply_quotas(&quotas, &loaded.settings));
+        let is_taken = |key: &(String, String)| {
+            is_live(key) && if key.0 == QUOTAS { takes_quotas } else { has_levels }
         };
-        let taken = names(&self.last, &is_live);
-        let waiting = names(&self.started, &|section, option| !is_live(section, option));
-        if let Some(quotas) = quotas {
-            let options = settings.quotas.clone().unwrap_or_default();
-            if let Err(error) = quotas.reload(&options) {
-                let error = &error as &dyn std::error::Error;
-                error!(error, "[quotas] is wrong: the previous quotas stay in force");
-            }
-        }
-        match self.logs.set_levels(&settings.logging) {
-            Ok(()) => info!(
-                changed = or_nothing(&taken),
-                needs_restart = or_nothing(&waiting),
-                "configuration reloaded; policy files are read again where they changed"
-            ),
-            Err(error) => error!(%error, "the log levels were not changed"),
-        }
-        self.last = settings;
+        info!(
+            changed = names(&self.applied, &read, is_taken),
+            needs_restart = names(&self.started, &read, |key| !is_live(key)),
+            "configuration reloaded; policy files are read again where they changed"
+        );
+        // What was rejected is still to be applied.
+        self.applied.retain(|key, _| !is_taken(key));
+        self.applied.extend(read.into_iter().filter(|(key, _)| is_taken(key)));
+    }
+
+    /// Returns whether they are in force.
+    fn apply_levels(&self, settings: &Settings) -> bool {
+        let applied = self.logs.set_levels(&settings.logging);
+        applied.inspect_err(|error| error!(%error, "the log levels were not changed")).is_ok()
     }
 }
 
-/// Whether an option can be applied at run time.
-fn is_live(section: &str, option: &str) -> bool {
-    section == "DEFAULT" && LIVE.contains(&option)
+/// Returns whether they are in force.
+fn apply_quotas(quotas: &Quotas, settings: &Settings) -> bool {
+    let applied = quotas.reload(&settings.quotas.clone().unwrap_or_default());
+    let applied = applied.inspect_err(|error| {
+        let error = error as &dyn std::error::Error;
+        error!(error, "[quotas] is wrong: the previous quotas stay in force");
+    });
+    applied.is_ok()
 }
 
-fn or_nothing(names: &str) -> &str {
-    if names.is_empty() { "nothing" } else { names }
+/// The options whose values differ, as text.
+fn names(before: &Values, after: &Values, is_wanted: impl Fn(&(String, String)) -> bool) -> String {
+    let all: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let differ = all.into_iter().filter(|key| before.get(*key) != after.get(*key));
+    let names: Vec<_> = differ
+        .filter(|key| is_wanted(key))
+        .map(|(section, option)| format!("[{section}] {option}"))
+        .collect();
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }
 
-/// The options whose values differ, by section and name.
-fn differences(before: &Raw, after: &Raw) -> BTreeSet<(String, String)> {
-    let (before, after) = (values(before), values(after));
-    let all = before.keys().chain(after.keys());
-    all.filter(|key| before.get(*key) != after.get(*key)).cloned().collect()
-}
-
-fn values(raw: &Raw) -> BTreeMap<(String, String), Vec<String>> {
+fn values(raw: &Raw) -> Values {
     let mut values = BTreeMap::new();
     for section in raw.sections() {
         for option in raw.options(section) {

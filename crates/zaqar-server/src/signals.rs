@@ -9,6 +9,7 @@ use tracing::{error, info};
 use crate::reload::Reloader;
 use crate::report::Reporter;
 use crate::service_manager;
+use crate::status::Phase;
 
 /// The handled signals. Without a handler, each of them kills the process.
 pub(crate) struct Signals {
@@ -46,10 +47,15 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => stop_at("SIGTERM", &stop),
                 _ = self.interrupt.recv() => stop_at("SIGINT", &stop),
-                _ = self.hangup.recv() => match reload(reloader).await {
-                    Some(done) => reloader = done,
-                    None => return,
-                },
+                _ = self.hangup.recv() => {
+                    // READY would be wrong before the server serves and once it stops.
+                    let serves =
+                        || !stop.is_cancelled() && reporter.status().phase() == Phase::Serving;
+                    match reload(reloader, serves).await {
+                        Some(done) => reloader = done,
+                        None => return,
+                    }
+                }
                 _ = self.user1.recv() => ignore("SIGUSR1"),
                 _ = self.user2.recv() => reporter.request(),
             }
@@ -57,16 +63,21 @@ impl Signals {
     }
 }
 
-/// Runs on a blocking thread, because files may be on a slow disk. `None` if the reload panicked,
-/// which stops the server.
-async fn reload(mut reloader: Reloader) -> Option<Reloader> {
-    service_manager::reloading();
+/// Runs on a blocking thread, because files may be on a slow disk. The service manager is notified
+/// while the server serves. `None` if the reload panicked, which stops the server.
+async fn reload(mut reloader: Reloader, serves: impl Fn() -> bool) -> Option<Reloader> {
+    let is_notified = serves();
+    if is_notified {
+        service_manager::reloading();
+    }
     let reloaded = tokio::task::spawn_blocking(move || {
         reloader.reload();
         reloader
     });
     let reloaded = reloaded.await;
-    service_manager::reloaded();
+    if is_notified && serves() {
+        service_manager::reloaded();
+    }
     reloaded.inspect_err(|error| error!(%error, "the configuration was not reloaded")).ok()
 }
 

@@ -23,6 +23,10 @@ pub(crate) struct Trustee {
     tokens: TrustTokens,
     /// Limits logs about tokens that Keystone does not issue.
     log: StateLog,
+    /// Limits logs about trusts that cannot be created or checked.
+    requests: StateLog,
+    /// Limits logs about unused trusts that cannot be deleted.
+    deletions: StateLog,
 }
 
 impl Trustee {
@@ -37,7 +41,8 @@ impl Trustee {
         info!(url = options.auth_url, "trusts are enabled: subscribers can act for their owners");
         let session = Session::new(options, Arc::clone(clock)).map_err(of_trustee)?;
         let tokens = TrustTokens::new(Arc::new(session), Arc::clone(clock));
-        Ok(Self { tokens, log: StateLog::new() })
+        let [log, requests, deletions] = [const { StateLog::new() }; 3];
+        Ok(Self { tokens, log, requests, deletions })
     }
 
     /// The id of a trust for a subscription: see [`zaqar_api::Subscribers::trust`].
@@ -52,9 +57,16 @@ impl Trustee {
                 None => self.make(context, request).await,
             }
         };
-        tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|elapsed| {
+        let asked = tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|elapsed| {
             Err(Error::AuthenticationUnavailable { source: elapsed.into() })
-        })
+        });
+        if let Err(error @ Error::AuthenticationUnavailable { .. }) = &asked
+            && let Some(failures) = self.requests.failure()
+        {
+            let error = error as &dyn std::error::Error;
+            warn!(error, failures, "a trust cannot be created or checked");
+        }
+        asked
     }
 
     async fn make(&self, context: &Context, request: TrustRequest<'_>) -> Result<String, Error> {
@@ -126,8 +138,10 @@ impl Trustee {
             Ok(deleted) => deleted.err().map(|error| error.to_string()),
             Err(elapsed) => Some(elapsed.to_string()),
         };
-        if let Some(error) = failed {
-            warn!(error, trust = id, "an unused trust could not be deleted in Keystone");
+        if let Some(error) = failed
+            && let Some(failures) = self.deletions.failure()
+        {
+            warn!(error, trust = id, failures, "an unused trust could not be deleted in Keystone");
         }
     }
 }
@@ -169,17 +183,18 @@ fn invalid(reason: impl Into<String>) -> Error {
 }
 
 fn unavailable(error: keystone::Error) -> Error {
-    let error = Error::AuthenticationUnavailable { source: error.into() };
-    warn!(error = &error as &dyn std::error::Error, "a trust cannot be created or checked");
-    error
+    Error::AuthenticationUnavailable { source: error.into() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::path::PathBuf;
+    use zaqar_api::Identity;
     use zaqar_auth::keystone::{Credential, Name, Options, Scope};
-    use zaqar_core::SystemClock;
+    use zaqar_core::{ClientId, SystemClock, Timestamp};
+
+    use crate::report::RecentErrors;
 
     fn options() -> Options {
         let credential = Credential::Password {
@@ -201,6 +216,24 @@ mod tests {
         options.tls.cafile = Some(PathBuf::from("/does/not/exist.pem"));
         let error = Trustee::new(options, &clock()).unwrap_err().to_string();
         assert!(error.starts_with("[trustee] cafile: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_keystone_that_is_away_is_not_logged_for_each_subscription() {
+        let (recent, _guard) = RecentErrors::keep();
+        let options = Options { retries: 0, ..options() };
+        let trustee = Trustee::new(options, &clock()).unwrap();
+        let (project, now) = (ProjectId::new("p").unwrap(), Timestamp::from_millis(0));
+        let identity = Identity::new(project.clone(), "ann", Vec::new(), now).with_token("t");
+        let authentication = Authentication::Token(Arc::new(identity));
+        let context = Context { authentication, ..Context::new(project, ClientId::new("client")) };
+        for given in [None, Some("t1"), None, Some("t1")] {
+            let error = trustee.trust(&context, TrustRequest { given, expires: now }).await;
+            assert!(matches!(error, Err(Error::AuthenticationUnavailable { .. })), "{error:?}");
+            trustee.end(&context, "t1").await;
+        }
+        let (warnings, _) = recent.counts();
+        assert!((2..8).contains(&warnings), "{warnings}");
     }
 
     #[tokio::test]

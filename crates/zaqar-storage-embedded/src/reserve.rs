@@ -7,7 +7,11 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use zaqar_core::StateLog;
+
 use crate::directory;
+
+static RELEASE_LOG: StateLog = StateLog::new();
 
 /// Bytes written at a time.
 const PIECE: usize = 64 << 10;
@@ -46,8 +50,19 @@ impl Reserve {
         self.path.exists()
     }
 
+    /// Releases the space to the file system; logs a failure. Returns whether it did.
+    pub(crate) fn release_logged(&self) -> bool {
+        let released = self.release();
+        if let Err(error) = &released
+            && let Some(failures) = RELEASE_LOG.failure()
+        {
+            tracing::warn!(%error, failures, "the reserve cannot be released");
+        }
+        released.is_ok()
+    }
+
     /// Releases the space to the file system.
-    pub(crate) fn release(&self) -> io::Result<()> {
+    fn release(&self) -> io::Result<()> {
         if self.bytes == 0 {
             return Ok(());
         }
@@ -57,11 +72,7 @@ impl Reserve {
     /// Releases the space, if there is any. Returns whether there is more space now.
     pub(crate) fn release_if_allocated(&self) -> bool {
         let is_there = self.bytes > 0 && self.path.metadata().is_ok_and(|it| it.len() > 0);
-        is_there
-            && self
-                .release()
-                .inspect_err(|error| tracing::warn!(%error, "the reserve cannot be released"))
-                .is_ok()
+        is_there && self.release_logged()
     }
 
     fn write(&self) -> io::Result<()> {

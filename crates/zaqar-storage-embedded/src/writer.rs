@@ -239,8 +239,7 @@ impl Writer<'_> {
             return false;
         }
         self.reserve_tried_at = Some(Instant::now());
-        if let Err(error) = self.parts.reserve.release() {
-            tracing::warn!(%error, "the reserve cannot be released");
+        if !self.parts.reserve.release_logged() {
             return false;
         }
         self.undo(error);

@@ -7,7 +7,7 @@ use std::sync::Weak;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use zaqar_core::storage::{Guarded, MoveEnd, MoveId, Posted};
-use zaqar_core::{Generation, Incarnation, Kind, Position, QueueKey, Timestamp, Version};
+use zaqar_core::{Generation, Incarnation, Kind, Position, QueueKey, StateLog, Timestamp, Version};
 
 use crate::arrival::{Arrival, START};
 use crate::deleted_bodies::DeletedBodies;
@@ -21,6 +21,8 @@ pub(crate) use crate::times::{after, millis, time};
 
 /// Bound on cached heads between transactions.
 const HEADS: usize = 8192;
+
+static ROLLBACK_LOG: StateLog = StateLog::new();
 
 /// Later than every stored time.
 pub(crate) const NEVER: i64 = i64::MAX;
@@ -265,8 +267,10 @@ impl<'c> WriterState<'c> {
         if self.conn.is_autocommit() {
             return;
         }
-        if let Err(error) = self.conn.execute_batch("ROLLBACK") {
-            tracing::error!(%error, "a transaction cannot be rolled back");
+        if let Err(error) = self.conn.execute_batch("ROLLBACK")
+            && let Some(failures) = ROLLBACK_LOG.failure()
+        {
+            tracing::error!(%error, failures, "a transaction cannot be rolled back");
         }
     }
 

@@ -71,8 +71,7 @@ impl Claims for Mongo {
                 Ok(Guarded::Done(_) | Guarded::Absent | Guarded::Stale(_)) => break,
                 Err(error) if taken.is_empty() => return Err(error),
                 Err(error) => {
-                    let (made, error) = (taken.len(), &error as &dyn std::error::Error);
-                    tracing::warn!(queue, made, error, "only some claims of a batch were made");
+                    self.report_unfinished("only some claims of a batch were made", &queue, &error);
                     break;
                 }
             }

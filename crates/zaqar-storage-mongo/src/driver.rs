@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) volume: VolumeCache,
     /// Limits the log lines about unreadable documents.
     pub(crate) unreadable: StateLog,
+    pub(crate) unfinished: StateLog,
+    pub(crate) time_resets: StateLog,
     /// This process's clock, for operations without a `now`.
     clock: SystemClock,
     /// The latest time of a caller while the clocks agreed.
@@ -110,6 +112,8 @@ impl Mongo {
                 applied: AppliedIntents::default(),
                 volume: VolumeCache::default(),
                 unreadable: StateLog::new(),
+                unfinished: StateLog::new(),
+                time_resets: StateLog::new(),
                 clock: SystemClock,
                 latest: AtomicI64::new(0),
                 subscribed: Mutex::default(),

@@ -328,8 +328,7 @@ impl Mongo {
                 let applied = applied.unwrap_or_else(|late| Err(Error::unavailable(late)));
                 if let Err(error) = applied {
                     // They are popped: whoever uses the queue next applies the listed intent.
-                    let (queue, error) = (&head.id, &error as &dyn std::error::Error);
-                    tracing::warn!(queue, error, "popped messages are deleted later");
+                    self.report_unfinished("popped messages are deleted later", &head.id, &error);
                 }
                 Ok(Some(PopPage { messages: self.show(view, found)?, skipped }))
             }

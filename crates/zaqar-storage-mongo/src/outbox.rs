@@ -162,8 +162,8 @@ impl Outbox for Mongo {
                     match waiting.await {
                         Err(error) if entries.is_empty() => return Err(error),
                         Err(error) => {
-                            let (queue, error) = (&view.head.id, &error as &dyn std::error::Error);
-                            tracing::warn!(queue, error, "unreadable outbox entries block others");
+                            let what = "unreadable outbox entries block others";
+                            self.report_unfinished(what, &view.head.id, &error);
                         }
                         Ok(_) => {}
                     }
@@ -346,8 +346,8 @@ impl Mongo {
         }
         match self.lease_rest(&lease, found, answer.modified_count).await {
             Err(error) if has_first => {
-                let (queue, error) = (&view.head.id, &error as &dyn std::error::Error);
-                tracing::warn!(queue, error, "only the first of the due outbox entries was leased");
+                let what = "only the first of the due outbox entries was leased";
+                self.report_unfinished(what, &view.head.id, &error);
                 Ok(vec![first.clone()])
             }
             leased => leased,

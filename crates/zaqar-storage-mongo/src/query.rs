@@ -180,6 +180,15 @@ impl Mongo {
         }
     }
 
+    /// Logs that an operation did a part of its work before the store failed, at most every few
+    /// seconds.
+    pub(crate) fn report_unfinished(&self, what: &str, queue: &str, error: &Error) {
+        if let Some(times) = self.inner.unfinished.failure() {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(queue, error, times, "{what}");
+        }
+    }
+
     /// Decodes a document; logs a warning and returns `None` if it is invalid.
     pub(crate) fn read<T: DeserializeOwned>(&self, raw: &RawDocumentBuf) -> Option<T> {
         match deserialize_from_slice(raw.as_bytes()) {

@@ -141,11 +141,14 @@ impl Mongo {
         let same = doc! { "_id": &head.id, "at": head.latest_time };
         let right = doc! { "$set": { "at": now } };
         self.send(|| self.inner.heads.update_one(same.clone(), right.clone())).await?;
-        tracing::warn!(
-            queue = head.id,
-            milliseconds = head.latest_time.saturating_sub(clock.timestamp_millis()),
-            "the latest time of a queue was far ahead of the database's clock and was reset"
-        );
+        if let Some(times) = self.inner.time_resets.failure() {
+            tracing::warn!(
+                queue = head.id,
+                milliseconds = head.latest_time.saturating_sub(clock.timestamp_millis()),
+                times,
+                "the latest time of a queue was far ahead of the database's clock and was reset"
+            );
+        }
         head.latest_time = now;
         Ok(())
     }

@@ -59,6 +59,7 @@ pub(crate) struct Broadcaster {
     announced: Mutex<LatestPosts>,
     rescan: Notify,
     publishing: StateLog,
+    scanning: StateLog,
     is_subscribed: watch::Sender<bool>,
     is_closed: AtomicBool,
     tasks: TaskMonitor,
@@ -98,6 +99,7 @@ impl Broadcaster {
             announced: Mutex::default(),
             rescan: Notify::new(),
             publishing: StateLog::new(),
+            scanning: StateLog::new(),
             is_subscribed: watch::Sender::new(false),
             is_closed: AtomicBool::new(false),
             tasks,
@@ -370,11 +372,10 @@ async fn receive(
     loop {
         if std::mem::take(&mut needs_scan)
             && let Err(error) = broadcaster.scan_queues().await
+            && let Some(failures) = broadcaster.scanning.failure()
         {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "news may be late: the scan of queues failed"
-            );
+            let error = &error as &dyn std::error::Error;
+            warn!(error, failures, "news may be late: the scan of queues failed");
         }
         tokio::select! {
             publication = publications.next() => {

@@ -8,7 +8,7 @@ use zaqar_core::{ClaimId, Generation, Incarnation, QueueKey, Timestamp};
 use crate::Redis;
 use crate::dead_letters::DeadLetterBatch;
 use crate::driver::{HeadCall, arguments, millis, number};
-use crate::error::Malformed;
+use crate::error::{Malformed, report_unfinished};
 use crate::groups::{self, ClaimKey, ClaimResult, MESSAGE_OVERHEAD, flatten, same_error};
 use crate::messages::{bounded, claim_text, lane};
 use crate::peer::Lane;
@@ -70,8 +70,7 @@ impl Claims for Redis {
                 Ok(answers) => answers,
                 Err(error) if taken.is_empty() => return Err(error),
                 Err(error) => {
-                    let (made, error) = (taken.len(), &error as &dyn std::error::Error);
-                    tracing::warn!(queue = %key, made, error, "only some claims of a batch were made");
+                    report_unfinished("only some claims of a batch were made", key, &error);
                     return Ok(Guarded::Done(taken));
                 }
             };

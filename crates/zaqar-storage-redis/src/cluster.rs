@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use redis::{Client, Cmd, ErrorKind, RedisError, RedisResult, Value, cmd};
+use zaqar_core::StateLog;
 
 use crate::clients::{client, timed_out};
 use crate::config::Options;
@@ -27,6 +28,8 @@ const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(100);
 const MASTER_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// How long to wait for the other nodes after one has reported slots.
 const STRAGGLER_WAIT: Duration = Duration::from_millis(100);
+
+static UNUSABLE: StateLog = StateLog::new();
 
 /// The host and port of a node.
 pub(crate) type Address = (String, u16);
@@ -229,8 +232,11 @@ impl Cluster {
         claims.sort_by_key(|claim| claim.epoch);
         let owners: BTreeSet<_> = claims.iter().map(|claim| claim.owner.clone()).collect();
         for owner in &owners {
-            if let Err(error) = self.peer(owner) {
-                tracing::warn!(%error, host = owner.0, port = owner.1, "a node cannot be used");
+            if let Err(error) = self.peer(owner)
+                && let Some(failures) = UNUSABLE.failure()
+            {
+                let (host, port) = owner;
+                tracing::warn!(%error, host, port, failures, "a node cannot be used");
             }
         }
         let new = ranges(&claims);

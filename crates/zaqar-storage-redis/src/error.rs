@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use redis::{ErrorKind, RedisError};
-use zaqar_core::storage;
+use zaqar_core::{QueueKey, StateLog, storage};
 
 /// When a caller should retry if the server is full or busy.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -209,6 +209,25 @@ fn code(error: &RedisError) -> Option<&str> {
     }
 }
 
+static SKIPPED: StateLog = StateLog::new();
+static UNREADABLE: StateLog = StateLog::new();
+static UNFINISHED: StateLog = StateLog::new();
+
+/// Logs that damaged data is skipped, rarely if there is much: whatever reads it finds it again.
+pub(crate) fn report_unreadable(what: &'static str, at: impl std::fmt::Display) {
+    if let Some(times) = UNREADABLE.failure() {
+        tracing::warn!(%at, times, "{what} cannot be read");
+    }
+}
+
+/// Logs that an operation did a part of its work before Redis failed, rarely if many do.
+pub(crate) fn report_unfinished(what: &'static str, queue: &QueueKey, error: &storage::Error) {
+    if let Some(times) = UNFINISHED.failure() {
+        let error = error as &dyn std::error::Error;
+        tracing::warn!(%queue, error, times, "{what}");
+    }
+}
+
 /// Turns a failed operation into `None` and logs it: one damaged key must not stop a sweep.
 pub(crate) fn skip_failed<T>(
     found: Result<T, storage::Error>,
@@ -217,7 +236,9 @@ pub(crate) fn skip_failed<T>(
     match found {
         Ok(found) => Ok(Some(found)),
         Err(storage::Error::Failed { source }) => {
-            tracing::warn!(error = &*source, "{what}");
+            if let Some(times) = SKIPPED.failure() {
+                tracing::warn!(error = &*source, times, "{what}");
+            }
             Ok(None)
         }
         Err(error) => Err(error),

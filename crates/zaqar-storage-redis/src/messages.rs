@@ -14,7 +14,7 @@ use zaqar_core::{
 
 use crate::Redis;
 use crate::driver::{HeadCall, arguments, digits, number};
-use crate::error::Malformed;
+use crate::error::{Malformed, report_unfinished, skip_failed};
 use crate::keys::{self, SHARDS, Schedule};
 use crate::peer::{LARGE_BYTES, Lane};
 use crate::record;
@@ -298,28 +298,19 @@ impl Redis {
     /// empty.
     async fn count(&self, tag: &str) -> Result<(u64, u64), Error> {
         let keys = self.server().keys().head_by_tag(tag);
-        match self.server().read_script(&scripts::VOLUME, &keys).await {
-            Ok(value) => {
-                let mut reply = Reply::new(value)?;
-                Ok((reply.number()?, reply.number()?))
-            }
-            Err(Error::Failed { source }) => {
-                tracing::warn!(tag, error = &*source, "a queue's messages cannot be counted");
-                Ok((0, 0))
-            }
-            Err(error) => Err(error),
-        }
+        let read = self.server().read_script(&scripts::VOLUME, &keys).await;
+        let read = skip_failed(read, "a queue's messages cannot be counted")?;
+        let Some(value) = read else { return Ok((0, 0)) };
+        let mut reply = Reply::new(value)?;
+        Ok((reply.number()?, reply.number()?))
     }
 
     /// Updates the schedule of deliveries. A failure does not fail the post, because the queue is
     /// on the schedule within half a minute anyway.
     pub(crate) async fn announce_deliveries(&self, key: &QueueKey, at: u64) {
         if let Err(error) = self.server().schedule_by(Schedule::Deliveries, key, at).await {
-            tracing::warn!(
-                queue = %key,
-                error = &error as &dyn std::error::Error,
-                "a delivery may begin late: the schedule could not be updated"
-            );
+            let what = "a delivery may begin late: the schedule could not be updated";
+            report_unfinished(what, key, &error);
         }
     }
 }

@@ -17,7 +17,7 @@ use zaqar_core::{ClientId, Incarnation, Position, QueueKey, Timestamp};
 
 use crate::Redis;
 use crate::driver::{HeadCall, arguments, digits, millis, number, time};
-use crate::error::Malformed;
+use crate::error::{Malformed, report_unreadable};
 use crate::keys::Schedule;
 use crate::messages::{bounded, claim_text};
 use crate::peer::Lane;
@@ -229,7 +229,7 @@ fn read_part(
                 match outbox::read(incarnation, first, fields) {
                     Ok(entry) => part.entries.push(EntryRow { entry, due, followed }),
                     // A damaged entry is never delivered.
-                    Err(Malformed) => tracing::warn!(position = first, "an entry cannot be read"),
+                    Err(Malformed) => report_unreadable("an outbox entry", first),
                 }
             }
         }
@@ -242,7 +242,7 @@ fn read_message(reply: &mut Reply) -> Result<Option<MessageRow>, Malformed> {
     let (position, expires) = (Position::new(reply.number()?), reply.time()?);
     let (count, claim, visible) = (reply.number()?, reply.text()?, reply.some_number()?);
     let Ok(record) = record::decode(reply.bytes()?) else {
-        tracing::warn!(position = position.get(), "a message cannot be read");
+        report_unreadable("a message", position.get());
         return Ok(None);
     };
     let claim = if claim.is_empty() { None } else { Some(claim.parse().map_err(|_| Malformed)?) };

@@ -7,7 +7,7 @@ use zaqar_core::{Generation, Incarnation, MessageId, Position, QueueKey, Timesta
 
 use crate::Redis;
 use crate::driver::{FIRST_OWN, HeadCall, VERSION, arguments, number, time};
-use crate::error::{Malformed, RECHECK_SECS, skip_failed};
+use crate::error::{Malformed, RECHECK_SECS, report_unfinished, report_unreadable, skip_failed};
 use crate::keys::{self, Schedule};
 use crate::messages::bounded;
 use crate::peer::Lane;
@@ -79,8 +79,7 @@ impl Outbox for Redis {
                 match self.settle(key, incarnation, &unreadable).await {
                     Err(error) if entries.is_empty() => return Err(error),
                     Err(error) => {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::warn!(queue = %key, error, "unreadable outbox entries block others");
+                        report_unfinished("unreadable outbox entries block others", key, &error);
                     }
                     Ok(()) => {}
                 }
@@ -181,7 +180,7 @@ fn readable(
 ) -> Option<OutboxEntry> {
     let entry = read(incarnation, first, parts).ok();
     if entry.is_none() {
-        tracing::warn!(queue = %key, position = first, "an outbox entry cannot be read");
+        report_unreadable("an outbox entry", format_args!("{key}, {first}"));
     }
     entry
 }

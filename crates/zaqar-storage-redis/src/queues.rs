@@ -11,7 +11,7 @@ use zaqar_core::{
 
 use crate::Redis;
 use crate::driver::{digits, number};
-use crate::error::Malformed;
+use crate::error::{Malformed, report_unreadable};
 use crate::messages::bounded;
 use crate::peer::Lane;
 use crate::reply::{self, Reply};
@@ -124,7 +124,7 @@ fn readable(project: &ProjectId, name: &str, row: Value) -> Option<(QueueName, Q
         _ => None,
     };
     if found.is_none() {
-        tracing::warn!(project = project.as_str(), name, "a queue's row cannot be read");
+        report_unreadable("a queue's row", format_args!("{project}/{name}"));
     }
     found
 }

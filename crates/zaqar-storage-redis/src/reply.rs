@@ -11,7 +11,7 @@ use zaqar_core::{
     ClaimId, Generation, Incarnation, KeyId, MessageId, Position, Timestamp, Version,
 };
 
-use crate::error::Malformed;
+use crate::error::{Malformed, report_unreadable};
 use crate::record;
 
 /// Number of values per message.
@@ -111,7 +111,7 @@ impl Reply {
             let Value::BulkString(record) = self.value()? else { continue };
             // A damaged message is skipped, so that it does not hide the others.
             let (Ok(expires), Ok(record)) = (number(&expires), record::decode(record)) else {
-                tracing::warn!(position = position.get(), "a message cannot be read");
+                report_unreadable("a message", position.get());
                 continue;
             };
             let id = MessageId { incarnation, position };

@@ -5,11 +5,15 @@ use std::time::Instant;
 
 use tracing::warn;
 use zaqar_api::AuthRequest;
+use zaqar_core::StateLog;
 
 use super::access_rules;
 use super::token::Token;
 use super::validate::{Validator, Validity};
 use super::{Error, Options};
+
+/// Characters of a path that are logged.
+const LOGGED_PATH: usize = 200;
 
 /// The caller of a request.
 #[derive(Debug, Clone)]
@@ -19,6 +23,9 @@ pub struct Verified {
     pub user: Option<Arc<Token>>,
     /// The token of the service that calls on the user's behalf.
     pub service: Option<Arc<Token>>,
+    /// The service's token has a service's role, so that the service may use the user's token after
+    /// it has expired. Without `service_token_roles_required`, others count as services, too.
+    pub may_use_expired: bool,
 }
 
 /// Why a request is rejected.
@@ -37,13 +44,15 @@ pub enum Rejection {
 pub struct Middleware {
     validator: Validator,
     options: Options,
+    /// Limits logs about application credentials that are refused.
+    refused: StateLog,
 }
 
 impl Middleware {
     /// Decides by the answers of a validator.
     pub fn new(validator: Validator) -> Self {
         let options = validator.options().clone();
-        Self { validator, options }
+        Self { validator, options, refused: StateLog::new() }
     }
 
     /// The options.
@@ -67,17 +76,18 @@ impl Middleware {
             None => None,
             Some(token) => Some(self.service(token).await?),
         };
-        let may_be_expired = service.as_ref().is_some_and(|service| service.may_use_expired);
+        let may_use_expired = service.as_ref().is_some_and(|service| service.may_use_expired);
         let is_refused = service.as_ref().is_some_and(|service| service.token.is_none());
         let user = match present(request.user_token) {
             None => None,
-            Some(token) => self.user(token, request, service.is_some(), may_be_expired).await?,
+            Some(token) => self.user(token, request, service.is_some(), may_use_expired).await?,
         };
         if (user.is_none() || is_refused) && !self.options.delay_auth_decision {
             return Err(Rejection::Unauthorized);
         }
         let user = user.filter(|_| !is_refused);
-        Ok(Verified { user, service: service.and_then(|service| service.token) })
+        let service = service.and_then(|service| service.token);
+        Ok(Verified { user, service, may_use_expired })
     }
 
     /// The user of a request with a token that is remembered, which may use it for the request, and
@@ -116,8 +126,11 @@ impl Middleware {
         match access_rules::allow(&token, service_type, is_chained, request.request) {
             Ok(()) => Ok(Some(token)),
             Err(reason) => {
-                let (method, path) = request.request.unzip();
-                warn!(reason, method, path, "application credential refused");
+                if let Some(requests) = self.refused.failure() {
+                    let (method, path) = request.request.unzip();
+                    let path = path.map(start_of);
+                    warn!(reason, method, path, requests, "application credential refused");
+                }
                 Ok(None)
             }
         }
@@ -143,6 +156,11 @@ struct Service {
     /// `None` for a token that does not count as a service's.
     token: Option<Arc<Token>>,
     may_use_expired: bool,
+}
+
+/// At most the first [`LOGGED_PATH`] characters.
+fn start_of(path: &str) -> &str {
+    path.char_indices().nth(LOGGED_PATH).map_or(path, |(end, _)| &path[..end])
 }
 
 /// An empty header counts as absent.

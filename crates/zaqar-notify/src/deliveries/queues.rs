@@ -9,7 +9,7 @@ use zaqar_core::storage::{
     Batch, ClaimRequest, Claimed, Deletable, Error, Guarded, Heads, Message, NewMessage,
 };
 use zaqar_core::{
-    ClaimId, ClientId, Generation, Incarnation, MessageId, QueueKey, Timestamp, Version,
+    ClaimId, ClientId, Generation, Incarnation, MessageId, QueueKey, StateLog, Timestamp, Version,
 };
 
 use super::{ATTEMPTS, Deliveries, contended};
@@ -20,6 +20,8 @@ pub(crate) const IDLE_CHECK: u64 = 86_400;
 /// Generations that are cached. A wrong one costs a round trip.
 const REMEMBERED: usize = 50_000;
 const ACTIVE: Version = Version::new(2);
+
+static DISCARD_LOG: StateLog = StateLog::new();
 
 impl Deliveries {
     pub(super) async fn claim(
@@ -118,9 +120,14 @@ impl Deliveries {
         claim: ClaimId,
         now: Timestamp,
     ) {
-        if let Err(error) = self.discard(key, id, claim, now).await {
+        if let Err(error) = self.discard(key, id, claim, now).await
+            && let Some(failures) = DISCARD_LOG.failure()
+        {
             let error = &error as &dyn std::error::Error;
-            warn!(queue = %key, error, "an unreadable message of deliveries cannot be deleted");
+            warn!(
+                queue = %key, error, failures,
+                "an unreadable message of deliveries cannot be deleted"
+            );
         }
     }
 

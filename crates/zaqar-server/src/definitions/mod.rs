@@ -37,7 +37,7 @@ pub(crate) struct Export {
 }
 
 /// A line of the file.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 enum Line {
     /// The first one.

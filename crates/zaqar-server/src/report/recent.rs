@@ -37,6 +37,15 @@ impl RecentErrors {
         events.iter().cloned().collect()
     }
 
+    /// Counts what this thread logs until the guard is dropped.
+    #[cfg(test)]
+    pub(crate) fn keep() -> (Self, tracing::subscriber::DefaultGuard) {
+        use tracing_subscriber::layer::SubscriberExt;
+        let recent = Self::default();
+        let logs = tracing_subscriber::registry().with(recent.clone());
+        (recent, tracing::subscriber::set_default(logs))
+    }
+
     /// The numbers of warnings and of errors since the start.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let Counts { warnings, errors } = &*self.counts;

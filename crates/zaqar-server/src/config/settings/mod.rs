@@ -12,6 +12,7 @@ mod quotas;
 mod traces;
 mod transports;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +34,9 @@ use super::raw::Raw;
 use super::reader::{Options, Reader};
 use super::section::Section;
 
-/// A checked and typed configuration; options that are not set have their defaults.
-#[derive(Debug, Clone)]
+/// A checked and typed configuration; options that are not set have their defaults. Printing it
+/// shows what is set, and masks secrets and the passwords of URLs.
+#[derive(Clone)]
 pub struct Settings {
     /// `[DEFAULT] admin_mode`: health, pools and flavors are served.
     pub admin_mode: bool,
@@ -83,6 +85,12 @@ pub struct Settings {
     /// `[notification]`.
     pub notification: Notification,
     pub(super) raw: Arc<Raw>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Settings").field(&self.raw).finish()
+    }
 }
 
 /// How callers are authenticated.

@@ -134,6 +134,16 @@ fn passwords_of_urls_are_masked_in_any_value() {
 }
 
 #[test]
+fn printed_settings_have_no_passwords_of_urls() {
+    let (keystone, collector) = ("http://u:hunter2@k/v3", "http://u:hunter2@c:4318");
+    let settings = settings(&format!(
+        "[keystone_authtoken]\nauth_url = {keystone}\n[traces]\notlp_endpoint = {collector}\n"
+    ));
+    let printed = format!("{settings:?}");
+    assert!(!printed.contains("hunter2") && printed.contains("4318"), "{printed}");
+}
+
+#[test]
 fn a_report_shows_effective_values_and_their_origin() {
     let settings = settings("[DEFAULT]\ndebug = no\ndebug = yes\n[signed_url]\nsecret_key = x\n");
     let shown: Vec<_> = settings
