@@ -9,14 +9,13 @@ mod queues;
 mod quotas;
 mod subscriptions;
 
-use zaqar_api::{Api, Callable, Context, PushHandle, QueueRef};
+use zaqar_api::{Api, Callable, Context, QueueRef};
 use zaqar_core::limits::ClientIds;
-use zaqar_core::{ClientId, Holder, Kind, NameError, QueueName, SubscriptionId, Timestamp};
+use zaqar_core::{ClientId, Holder, Kind, NameError, QueueName, Timestamp};
 use zaqar_transport::Turns;
 
 use crate::action::Action;
 use crate::error::{ErrorContext, WsError};
-use crate::inbox::SubscribedQueue;
 use crate::members::{Shape, shape};
 use crate::reply::Reply;
 use crate::request::Request;
@@ -34,30 +33,17 @@ pub(crate) struct Exchange {
     pub(crate) turns: Turns,
     /// What memory is charged to: the connection and the project.
     pub(crate) holder: Holder,
-    /// The connection, if the request subscribes it.
-    pub(crate) connection: Option<ConnectionSubscriber>,
-}
-
-/// A connection that the request subscribes.
-pub(crate) struct ConnectionSubscriber {
-    pub(crate) handle: PushHandle,
-    /// Its last subscription to the queue, which may have ended.
-    pub(crate) earlier: Option<SubscriptionId>,
 }
 
 /// The result of a request.
 pub(crate) struct Completed {
     pub(crate) request: Request,
     pub(crate) reply: Reply,
-    /// The subscription that the connection got.
-    pub(crate) subscribed: Option<(SubscribedQueue, SubscriptionId)>,
 }
 
 impl Exchange {
     /// Handles the request.
-    pub(crate) async fn handle(mut self) -> Completed {
-        let mut subscribed = None;
-        let connection = self.connection.take();
+    pub(crate) async fn handle(self) -> Completed {
         let replied = match self.request.action {
             Action::Authenticate => Ok(authenticated()),
             Action::GetHomeDoc => self.home().await,
@@ -80,10 +66,7 @@ impl Exchange {
             Action::ClaimUpdate => self.renew_claim().await,
             Action::ClaimDelete => self.release_claim().await,
             Action::SubscriptionList => self.list_subscriptions().await,
-            Action::SubscriptionCreate => match connection {
-                None => self.create_subscription().await,
-                Some(connection) => self.connect(connection, &mut subscribed).await,
-            },
+            Action::SubscriptionCreate => self.create_subscription().await,
             Action::SubscriptionGet => self.get_subscription().await,
             Action::SubscriptionDelete => self.delete_subscription().await,
             Action::PoolList => self.list_pools().await,
@@ -106,7 +89,7 @@ impl Exchange {
             Action::QuotaDelete => self.unset_quotas().await,
         };
         let reply = replied.unwrap_or_else(|error| error.into_reply(&self.error_context()));
-        Completed { request: self.request, reply, subscribed }
+        Completed { request: self.request, reply }
     }
 
     fn call<O: Callable>(

@@ -209,12 +209,17 @@ async fn an_unused_connection_is_closed() {
     let mut refused = checked.connect().await;
     let mut asks = open.connect().await;
     let mut subscribed = open.connect().await;
+    let mut unsubscribed = open.connect().await;
     let body = json!({ "queue_name": "q", "ttl": 3600 });
-    assert_eq!(subscribed.ask("subscription_create", body).await.0, 201);
+    assert_eq!(subscribed.ask("subscription_create", body.clone()).await.0, 201);
+    let (_, created) = unsubscribed.ask("subscription_create", body).await;
+    let ended = json!({ "queue_name": "q", "subscription_id": created["subscription_id"] });
+    assert_eq!(unsubscribed.ask("subscription_delete", ended).await.0, 204);
     let mut known = checked.connect().await;
     assert_eq!(split(authenticate(&mut known, "p").await).0, 200);
 
     let unused = tokio::spawn(async move { unused.closed().await });
+    let unsubscribed = tokio::spawn(async move { unsubscribed.closed().await });
     let refused = tokio::spawn(async move {
         // A request that is not permitted uses nothing.
         for _ in 0..2 {
@@ -234,8 +239,8 @@ async fn an_unused_connection_is_closed() {
     for peer in [&mut subscribed, &mut known] {
         assert_eq!(peer.ask("queue_list", json!({})).await.0, 200);
     }
-    for closed in [unused.await.unwrap(), refused.await.unwrap()] {
-        let frame = closed.expect("a reason");
+    for closed in [unused.await, unsubscribed.await, refused.await] {
+        let frame = closed.unwrap().expect("a reason");
         assert_eq!(
             (u16::from(frame.code), frame.reason.as_str()),
             (1008, "No request came for too long.")
