@@ -428,7 +428,15 @@ where
         Ok(())
     }
 
+    /// Gives the connection an identity. One of another user or project may not read what the
+    /// former one subscribed to, so the subscriptions end.
     fn identify(&mut self, identity: Arc<Identity>) {
+        let is_other = |former: &Arc<Identity>| {
+            (&former.project, &former.user) != (&identity.project, &identity.user)
+        };
+        if self.identity.as_ref().is_some_and(is_other) {
+            (self.inbox, self.push, self.answers_before_push) = (None, None, 0);
+        }
         let left = self.time_left(&identity);
         self.wake_by(Instant::now() + left);
         self.identity = Some(identity);
