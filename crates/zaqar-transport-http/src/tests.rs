@@ -178,6 +178,9 @@ async fn a_deletion_must_name_its_claims_if_configured() {
     let (status, text) = error(&service, "DELETE", &ids, "").await;
     assert!(status == 400 && text.contains("claim_ids"), "{text}");
     let (status, _) = call(&service, "DELETE", &format!("{ids}&claim_ids={claim}"), "").await;
+    let many = vec![claim.as_str(); 21].join(",");
+    let (status, text) = error(&service, "DELETE", &format!("{ids}&claim_ids={many}"), "").await;
+    assert!(status == 400 && text.contains("claim_ids parameter should not have more"), "{text}");
     assert_eq!(status, 204);
     let (_, left) = call(&service, "GET", &format!("{messages}?echo=true"), "").await;
     assert_eq!(left["messages"][0]["body"], json!(2), "a message of no named claim stays");

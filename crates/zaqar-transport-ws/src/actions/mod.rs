@@ -16,7 +16,7 @@ use zaqar_transport::Turns;
 
 use crate::action::Action;
 use crate::error::{ErrorContext, WsError};
-use crate::members::{Shape, shape};
+use crate::members::{Items, Shape, shape};
 use crate::reply::Reply;
 use crate::request::Request;
 
@@ -177,14 +177,10 @@ impl Exchange {
         ["1", "t", "true", "on", "y", "yes"].contains(&word.as_str())
     }
 
-    /// The items of a list of strings; an item of another type becomes its JSON text, which is no
-    /// valid id.
-    fn texts(&self, name: &str) -> Option<Vec<String>> {
-        let text = |item: &bytes::Bytes| {
-            serde_json::from_slice(item)
-                .unwrap_or_else(|_| String::from_utf8_lossy(item).into_owned())
-        };
-        Some(self.request.body.list(name)?.iter().map(text).collect())
+    /// The items of a list of ids, or one more than a request may have; see [`texts`].
+    fn ids(&self, name: &str) -> Option<Vec<String>> {
+        let max = usize::try_from(self.api.limits().max_messages_per_page).unwrap_or(usize::MAX);
+        Some(texts(self.request.body.list(name)?, max))
     }
 
     /// Validates the client id, which the original does for listing and posting only.
@@ -203,7 +199,28 @@ impl Exchange {
     }
 }
 
+/// The items of a list of strings, or one more than the maximum: what comes later is not decoded.
+/// An item of another type becomes its JSON text, which is no valid id.
+fn texts(items: Items<'_>, max: usize) -> Vec<String> {
+    let text = |item| {
+        serde_json::from_slice(item).unwrap_or_else(|_| String::from_utf8_lossy(item).into_owned())
+    };
+    items.take(max.saturating_add(1)).map(text).collect()
+}
+
 /// The answer to a token that was accepted, or that was not needed.
 pub(crate) fn authenticated() -> Reply {
     Reply::new(200, bytes::Bytes::from_static(b"{\"message\":\"Authentified.\"}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_of_a_list_is_decoded_than_shows_that_it_is_too_long() {
+        let list = format!("[{}1]", "\"a\",".repeat(1000));
+        assert_eq!(texts(Items::of(list.as_bytes()), 20), ["a"; 21]);
+        assert_eq!(texts(Items::of(b"[\"\\u0061\",7]"), 20), ["a", "7"]);
+    }
 }

@@ -5,9 +5,12 @@ use serde_json::Value;
 use zaqar_api::{CreateQueue, DeleteQueue, GetQueue, GetQueueStats, ListQueues, Purge, json};
 use zaqar_core::{Kind, MessageId, Metadata};
 
-use super::{Exchange, HandlerResult};
+use super::{Exchange, HandlerResult, texts};
 use crate::error::WsError;
 use crate::reply::Reply;
+
+/// Maximum number of resource types in a purge. There are two; others are ignored.
+const MAX_TYPES: usize = 20;
 
 impl Exchange {
     pub(super) async fn list_queues(&self) -> HandlerResult {
@@ -82,7 +85,11 @@ impl Exchange {
     }
 
     pub(super) async fn purge(&self) -> HandlerResult {
-        let types = self.texts("resource_types");
+        let types = self.request.body.list("resource_types").map(|list| texts(list, MAX_TYPES));
+        if types.as_ref().is_some_and(|types| types.len() > MAX_TYPES) {
+            let rule = format!("resource_types may not have more than {MAX_TYPES} values.");
+            return Err(WsError::invalid(rule));
+        }
         let has = |name: &str| types.as_ref().is_none_or(|types| types.iter().any(|t| t == name));
         let (messages, subscriptions) = (has("messages"), has("subscriptions"));
         let request = Purge { queue: self.queue()?, messages, subscriptions };
