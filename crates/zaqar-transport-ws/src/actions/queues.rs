@@ -1,13 +1,13 @@
 //! Queues.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use serde_json::Value;
 use zaqar_api::{CreateQueue, DeleteQueue, GetQueue, GetQueueStats, ListQueues, Purge, json};
 use zaqar_core::{Kind, MessageId, Metadata};
 
 use super::{Exchange, HandlerResult, texts};
 use crate::error::WsError;
-use crate::reply::Reply;
+use crate::reply::{self, Reply};
 
 /// Maximum number of resource types in a purge. There are two; others are ignored.
 const MAX_TYPES: usize = 20;
@@ -25,20 +25,7 @@ impl Exchange {
             filters: Vec::new(),
         };
         let list = self.call(request).await?;
-        let mut out = BytesMut::new();
-        out.put_slice(b"{\"queues\":[");
-        json::joined(&mut out, list.queues, |out, queue| {
-            out.put_slice(b"{\"name\":\"");
-            out.put_slice(queue.name.as_str().as_bytes());
-            out.put_u8(b'"');
-            if let Some(metadata) = queue.metadata {
-                out.put_slice(b",\"metadata\":");
-                out.put_slice(metadata.to_json().as_bytes());
-            }
-            out.put_slice(b"}");
-        });
-        out.put_slice(b"]}");
-        Ok(Reply::new(200, out))
+        Ok(Reply::new(200, reply::queues(&self.turns, list.queues).await))
     }
 
     pub(super) async fn create_queue(&self) -> HandlerResult {

@@ -1,6 +1,6 @@
 //! Subscriptions.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use serde_json::{Map, Value};
 use zaqar_api::{
     CreateSubscription, CreatedSubscription, DeleteSubscription, Error, ListSubscriptions,
@@ -10,7 +10,7 @@ use zaqar_core::QueueKey;
 
 use super::{Exchange, HandlerResult};
 use crate::error::WsError;
-use crate::reply::Reply;
+use crate::reply::{self, Reply};
 
 impl Exchange {
     /// Subscribes an address, or else the connection, which can have one subscription per queue.
@@ -60,13 +60,7 @@ impl Exchange {
         let limit = self.lenient_integer("limit")?;
         let request = ListSubscriptions { queue, marker: self.request.body.text("marker"), limit };
         let list = self.call(request).await?;
-        let (now, mut out) = (self.now(), BytesMut::new());
-        out.put_slice(b"{\"subscriptions\":[");
-        json::joined(&mut out, &list, |out, one| {
-            json::subscription(out, source.as_str(), one, now);
-        });
-        out.put_slice(b"]}");
-        Ok(Reply::new(200, out))
+        Ok(Reply::new(200, reply::subscriptions(&self.turns, &source, &list, self.now()).await))
     }
 
     pub(super) async fn get_subscription(&self) -> HandlerResult {

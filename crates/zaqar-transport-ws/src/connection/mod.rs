@@ -35,7 +35,7 @@ use crate::{Inner, Options};
 const READ_BUFFER: usize = 2 * 1024;
 /// Bytes of small answers that are collected before they are written.
 const WRITE_BUFFER: usize = 4 * 1024;
-/// Bytes reserved for an answer with messages before they are read from the store.
+/// Bytes reserved for an answer with a page before it is read from the store.
 const RESERVED: usize = 512 * 1024;
 /// Buffered bytes that the fixed charge of every connection covers.
 const FREE_BYTES: usize = 4 * 1024;

@@ -87,14 +87,14 @@ where
     }
 
     /// Charges the connection's memory to the project of the request too, and reserves memory for
-    /// an answer with messages.
+    /// an answer with a page.
     fn reserve(
         &mut self,
         request: &Request,
         project: &ProjectId,
     ) -> Result<Option<Permit>, OverBudget> {
         self.permit.charge_project(project)?;
-        if !request.action.returns_messages() {
+        if !request.action.returns_page() {
             return Ok(None);
         }
         self.permit.holder().try_acquire(RESERVED).map(Some)
