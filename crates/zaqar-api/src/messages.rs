@@ -179,8 +179,8 @@ impl Api {
     /// Deletes messages by id, in one step. Missing ones are not an error.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no or too many ids, and for a missing claim if the configuration
-    /// requires one; [`Error::Storage`].
+    /// [`Error::Invalid`] for no or too many ids, and for no or too many claims if the
+    /// configuration requires them; [`Error::Storage`].
     pub(crate) async fn delete_messages(
         &self,
         context: &Context,
@@ -190,6 +190,12 @@ impl Api {
         let which = match (limits.message_delete_with_claim_id, &request.claims) {
             (false, _) => Deletable::Any,
             (true, Some(claims)) => {
+                let max = limits.max_messages_per_page;
+                if claims.len() as u64 > max {
+                    return Err(Error::request(format!(
+                        "claim_ids parameter should not have more than {max} values."
+                    )));
+                }
                 Deletable::HeldBy(claims.iter().filter_map(|id| id.parse().ok()).collect())
             }
             (true, None) => {

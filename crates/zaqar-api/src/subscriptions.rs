@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 use tracing::Instrument;
-use zaqar_core::limits::MIN_TTL;
+use zaqar_core::limits::{MAX_DOCUMENT, MIN_TTL};
 use zaqar_core::metadata::check_retry_policy;
 use zaqar_core::storage::{
     self, Changed, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
@@ -419,6 +419,7 @@ impl Api {
     }
 
     fn check_subscriber(&self, subscriber: &str) -> Result<(), Error> {
+        check_size("A subscriber", subscriber.len())?;
         let types = &self.inner.limits.subscriber_types;
         let scheme = subscriber.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
         match scheme {
@@ -449,8 +450,19 @@ fn signs(options: &Map<String, Value>) -> bool {
 }
 
 fn check_options(options: &Map<String, Value>) -> Result<(), Error> {
+    let text = serde_json::to_string(options).map_err(storage::Error::failed)?;
+    check_size("The options of a subscription", text.len())?;
     check_retry_policy(options.get("_retry_policy"))
         .map_err(|error| Error::metadata(Part::Request, &error))
+}
+
+/// A list repeats them for each subscription.
+fn check_size(what: &str, size: usize) -> Result<(), Error> {
+    if size as u64 > MAX_DOCUMENT {
+        let rule = format!("{what} may not exceed {MAX_DOCUMENT} bytes: {size} were given.");
+        return Err(Error::request(rule));
+    }
+    Ok(())
 }
 
 fn checked_ttl(ttl: i64, now: Timestamp) -> Result<u64, Error> {

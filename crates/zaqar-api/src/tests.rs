@@ -550,6 +550,33 @@ async fn a_subscriber_subscribes_once() {
         let error = api.create_subscription(&caller(), ask(subscriber, ttl)).await.unwrap_err();
         assert!(error.to_string().contains(says), "{subscriber} {ttl:?}: {error}");
     }
+    let sized = |subscriber: usize, options: usize| CreateSubscription {
+        // `{"a":"…"}`
+        options: [("a".to_owned(), "x".repeat(options - 8).into())].into_iter().collect(),
+        ..ask(&format!("http://h/{}", "x".repeat(subscriber - 9)), None)
+    };
+    let connection = Subscriber::Connection(api.open_pushes(1).0);
+    let by_connection = CreateSubscription { subscriber: connection, ..sized(65_536, 65_537) };
+    for (request, says) in [
+        (
+            sized(65_536, 65_537),
+            "The options of a subscription may not exceed 65536 bytes: 65537 were given.",
+        ),
+        (by_connection, "65537 were given."),
+        (sized(65_537, 65_536), "A subscriber may not exceed 65536 bytes: 65537 were given."),
+    ] {
+        let error = api.create_subscription(&caller(), request).await.unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    let largest = api.create_subscription(&caller(), sized(65_536, 65_536)).await.unwrap().id;
+    let change = ChangeSubscription {
+        subscription: SubscriptionRef { queue: queue("q"), id: largest.to_string() },
+        subscriber: None,
+        ttl: None,
+        options: Some(sized(65_536, 65_537).options),
+    };
+    let error = api.change_subscription(&caller(), change).await.unwrap_err().to_string();
+    assert!(error.contains("65537 were given."), "{error}");
     let long = Some(251_000_000_000);
     assert!(api.create_subscription(&caller(), ask("HTTPS://h/y", long)).await.is_ok());
     api.delete_subscription(&caller(), subscription.clone()).await.unwrap();

@@ -4,6 +4,10 @@
 /// seconds.
 pub const MIN_TTL: u64 = 60;
 
+/// The maximum size of a request's document other than messages and queue metadata, in bytes; also
+/// of the options of a subscription, and of its subscriber.
+pub const MAX_DOCUMENT: u64 = 64 * 1024;
+
 /// Limits of one request, and defaults for what it does not specify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

@@ -45,9 +45,9 @@ impl<'a> Query<'a> {
         values.last().and_then(|(_, value)| last(value)).map(Cow::into_owned)
     }
 
-    /// All values of a parameter, from repetitions and comma-separated lists; `None` if it is
-    /// absent.
-    pub(crate) fn list(self, name: &str) -> Option<Vec<String>> {
+    /// The values of a parameter, from repetitions and comma-separated lists, or one more than the
+    /// maximum: what comes later is not decoded. `None` if it is absent.
+    pub(crate) fn list(self, name: &str, max: u64) -> Option<Vec<String>> {
         let mut list = None;
         if !self.may_have(name) {
             return list;
@@ -55,7 +55,8 @@ impl<'a> Query<'a> {
         for (_, value) in self.raw().filter(|(found, _)| found == name) {
             let values = value.split(',').filter(|value| !value.is_empty());
             let list: &mut Vec<String> = list.get_or_insert_default();
-            list.extend(values.map(|value| decode(value).into_owned()));
+            let left = usize::try_from(max).unwrap_or(usize::MAX).saturating_add(1) - list.len();
+            list.extend(values.take(left).map(|value| decode(value).into_owned()));
         }
         list
     }
@@ -112,9 +113,11 @@ mod tests {
         assert_eq!(query.text("c"), None);
         assert_eq!(query.text("d").as_deref(), Some(","));
         assert_eq!(query.text("e").as_deref(), Some("x y!"));
-        assert_eq!(query.list("ids").unwrap(), ["1", "2", "3"]);
-        assert_eq!(query.list("n").unwrap(), [""; 0]);
-        assert_eq!(query.list("b"), None);
+        assert_eq!(query.list("ids", 20).unwrap(), ["1", "2", "3"]);
+        assert_eq!(query.list("ids", 1).unwrap(), ["1", "2"]);
+        assert_eq!(query.list("ids", 0).unwrap(), ["1"]);
+        assert_eq!(query.list("n", 20).unwrap(), [""; 0]);
+        assert_eq!(query.list("b", 20), None);
         assert_eq!(Query::new(Some("%61=1&%61+=2")).text("a").as_deref(), Some("1"));
         assert_eq!(Query::new(None).text("a"), None);
     }

@@ -13,8 +13,9 @@ use zaqar_api::Api;
 use zaqar_core::limits::ClientIds;
 use zaqar_core::{Limits, MemoryBounds, MemoryBudget, Secret};
 use zaqar_storage_testkit::Memory;
+use zaqar_transport::Turns;
 
-use crate::{CorsRules, HttpService, Options, WithCors};
+use crate::{CorsRules, HttpService, Inner, Options, WithCors};
 
 const CLIENT: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -177,6 +178,9 @@ async fn a_deletion_must_name_its_claims_if_configured() {
     let ids = format!("{messages}?ids={},{}", id(0), id(1));
     let (status, text) = error(&service, "DELETE", &ids, "").await;
     assert!(status == 400 && text.contains("claim_ids"), "{text}");
+    let many = vec![claim.as_str(); 21].join(",");
+    let (status, text) = error(&service, "DELETE", &format!("{ids}&claim_ids={many}"), "").await;
+    assert!(status == 400 && text.contains("claim_ids parameter should not have more"), "{text}");
     let (status, _) = call(&service, "DELETE", &format!("{ids}&claim_ids={claim}"), "").await;
     assert_eq!(status, 204);
     let (_, left) = call(&service, "GET", &format!("{messages}?echo=true"), "").await;
@@ -345,6 +349,41 @@ async fn a_body_over_the_memory_budget_is_answered_503_that_says_why() {
     let text = answer["description"].as_str().unwrap();
     assert!(text.contains("memory budget of the server is 1000 bytes"), "{text}");
     assert_eq!((memory.in_use(), memory.refused()), (0, 1));
+}
+
+/// Pages of subscriptions and queues may be as large as those of messages.
+#[tokio::test]
+async fn memory_for_a_page_is_reserved_before_it_is_read() {
+    let (service, memory) = budgeted(400_000);
+    for path in ["/v2/queues", "/v2/topics", "/v2/queues/q/subscriptions", "/v2/queues/q/messages"]
+    {
+        assert_eq!(error(&service, "GET", path, "").await.0, 503, "{path}");
+    }
+    assert_eq!(memory.in_use(), 0);
+}
+
+/// While another has the turn, a large page is not encoded.
+#[tokio::test(start_paused = true)]
+async fn pages_of_subscriptions_and_queues_are_encoded_in_turns() {
+    let HttpService { inner } = service();
+    let (api, options) = (inner.api.clone(), inner.options.clone());
+    let inner = Inner { api, options, turns: Turns::new(1) };
+    let service = HttpService { inner: Arc::new(inner) };
+    let text = "x".repeat(40_000);
+    for at in 0..4 {
+        let body = format!(r#"{{"subscriber":"http://h/{at}","options":{{"x":"{text}"}}}}"#);
+        assert_eq!(call(&service, "POST", "/v2/queues/q/subscriptions", &body).await.0, 201);
+        let path = format!("/v2/queues/q{at}");
+        assert_eq!(call(&service, "PUT", &path, &format!(r#"{{"x":"{text}"}}"#)).await.0, 201);
+    }
+    for path in ["/v2/queues/q/subscriptions", "/v2/queues?detailed=true"] {
+        let other = service.inner.turns.next().await;
+        let mut asked = std::pin::pin!(call(&service, "GET", path, ""));
+        let early = tokio::time::timeout(Duration::from_secs(1), asked.as_mut()).await;
+        assert!(early.is_err(), "{path}");
+        drop(other);
+        assert_eq!(asked.await.0, 200, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -298,11 +298,18 @@ impl Action {
         }
     }
 
+    /// Whether its body has a limit of its own: the size of messages, or of metadata.
+    pub(crate) const fn has_own_limit(self) -> bool {
+        matches!(self, Self::MessagePost | Self::QueueCreate)
+    }
+
     /// Whether an answer may be as large as a page of messages.
-    pub(crate) const fn returns_messages(self) -> bool {
+    pub(crate) const fn returns_page(self) -> bool {
         matches!(
             self,
-            Self::MessageList
+            Self::QueueList
+                | Self::SubscriptionList
+                | Self::MessageList
                 | Self::MessageGetMany
                 | Self::MessageDeleteMany
                 | Self::ClaimCreate

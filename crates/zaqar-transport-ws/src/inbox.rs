@@ -1,18 +1,13 @@
 //! The subscriptions of one connection, and the pushes that they receive.
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{self, Stream};
 use zaqar_api::{Api, Push, PushHandle, Pushed, PushesEnded, json};
-use zaqar_core::{ProjectId, QueueName, SubscriptionId};
 
 use crate::encoding::Encoding;
-
-/// A queue that a connection subscribes to.
-pub(crate) type SubscribedQueue = (ProjectId, QueueName);
 
 /// The subscriptions and pushes of a connection that has subscribed.
 pub(crate) struct Inbox {
@@ -21,9 +16,6 @@ pub(crate) struct Inbox {
     pushes: Pin<Box<dyn Stream<Item = Result<Pushed, PushesEnded>> + Send>>,
     /// Resolves even while pushes are waiting: a peer that reads none must not delay it.
     ended: Pin<Box<dyn Future<Output = PushesEnded> + Send>>,
-    /// Its latest subscription to each queue, which may have ended: ask the store where that
-    /// matters.
-    subscriptions: HashMap<SubscribedQueue, SubscriptionId>,
 }
 
 impl Inbox {
@@ -34,7 +26,7 @@ impl Inbox {
         }));
         let ended_handle = handle.clone();
         let ended = Box::pin(async move { ended_handle.ended().await });
-        Self { handle, pushes, ended, subscriptions: HashMap::new() }
+        Self { handle, pushes, ended }
     }
 
     /// The connection as a subscriber whose pushes have this encoding.
@@ -42,17 +34,9 @@ impl Inbox {
         self.handle.with_tag(encoding.tag())
     }
 
-    pub(crate) fn subscription(&self, queue: &SubscribedQueue) -> Option<SubscriptionId> {
-        self.subscriptions.get(queue).copied()
-    }
-
-    /// Whether it has subscribed to anything yet.
-    pub(crate) fn has_subscribed(&self) -> bool {
-        !self.subscriptions.is_empty()
-    }
-
-    pub(crate) fn remember(&mut self, queue: SubscribedQueue, id: SubscriptionId) {
-        self.subscriptions.insert(queue, id);
+    /// Whether the connection has a subscription.
+    pub(crate) fn is_subscribed(&self) -> bool {
+        self.handle.subscriptions() > 0
     }
 
     /// Ready once pushes have ended.

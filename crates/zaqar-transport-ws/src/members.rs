@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use zaqar_core::json::{self, JsonError, NotOrdinary, Scan};
@@ -99,8 +100,8 @@ impl Members {
     }
 
     /// The items of a member that is a list.
-    pub(crate) fn list(&self, name: &str) -> Option<Vec<Bytes>> {
-        items(self.get(name)?).ok()
+    pub(crate) fn list(&self, name: &str) -> Option<Items<'_>> {
+        self.get(name).map(|list| Items::of(list))
     }
 }
 
@@ -139,32 +140,44 @@ fn scan_members(object: &[u8]) -> Result<Vec<Member<'_>>, NotOrdinary> {
     scan.end().map(|()| members)
 }
 
-fn scan_items(list: &[u8]) -> Result<Vec<&[u8]>, NotOrdinary> {
-    let mut scan = Scan::of_checked(list);
-    let mut items = Vec::new();
-    scan.list(|scan| {
-        items.push(scan.value()?);
-        Ok(())
-    })?;
-    scan.end().map(|()| items)
-}
-
 fn is_ordinary(document: &[u8]) -> bool {
     let Ok(text) = simdutf8::basic::from_utf8(document) else { return false };
     let mut scan = Scan::new(text);
     scan.value().is_ok() && scan.end().is_ok()
 }
 
-/// The JSON texts of the items of a list.
-///
-/// # Errors
-/// For text that is not a JSON list.
-pub(crate) fn items(list: &Bytes) -> Result<Vec<Bytes>, serde_json::Error> {
-    if let Ok(items) = scan_items(list) {
-        return Ok(items.into_iter().map(|item| list.slice_ref(item)).collect());
+/// The JSON texts of the items of a list, each of which is found as it is asked for. The text is
+/// known to be JSON; one that is no list has no items.
+#[derive(Debug, Clone)]
+pub(crate) struct Items<'a> {
+    /// From the bracket or comma in front of the next item on.
+    rest: &'a [u8],
+}
+
+impl<'a> Items<'a> {
+    pub(crate) fn of(list: &'a [u8]) -> Self {
+        let list = list.trim_ascii();
+        Self { rest: if list.starts_with(b"[") { list } else { &[] } }
     }
-    let items: Vec<&RawValue> = serde_json::from_slice(list)?;
-    Ok(items.into_iter().map(|item| list.slice_ref(item.get().as_bytes())).collect())
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (b'[' | b',', rest) = self.rest.split_first()? else { return None };
+        let rest = rest.trim_ascii_start();
+        // The end of an empty list is no value.
+        let item = Scan::of_checked(rest).value().ok().or_else(|| first_value(rest))?;
+        self.rest = rest[item.len()..].trim_ascii_start();
+        Some(item)
+    }
+}
+
+/// The text of the value at the start of a text.
+fn first_value(text: &[u8]) -> Option<&[u8]> {
+    let value = <&RawValue>::deserialize(&mut serde_json::Deserializer::from_slice(text));
+    value.ok().map(|value| value.get().as_bytes())
 }
 
 /// Checks that text is JSON that this server accepts.
@@ -252,11 +265,35 @@ mod tests {
         let members = Members::of(&object, &["a", "b"]).unwrap();
         assert_eq!(members.text("a").unwrap(), "x");
         assert_eq!(members.get("b").unwrap(), &"[ 1 , 2 ]");
-        assert_eq!(members.list("b").unwrap(), ["1", "2"]);
+        assert_eq!(members.list("b").unwrap().collect::<Vec<_>>(), [b"1", b"2"]);
         assert_eq!(members.get("c"), None);
         for bad in ["[]", "{} x", "1", "{\"a\"}", ""] {
             assert!(Members::of(&Bytes::from_static(bad.as_bytes()), &["a"]).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn items_are_found_one_at_a_time() {
+        for (list, expected) in [
+            ("[]", &[][..]),
+            (" [ ] ", &[]),
+            ("[1]", &["1"]),
+            (" [ 1 ,\"a,]\", [ 2 , 3 ] ] ", &["1", "\"a,]\"", "[ 2 , 3 ]"]),
+            // Some that are not ordinary.
+            ("[1234567890123456789,2 ]", &["1234567890123456789", "2"]),
+            ("[0,{ \"\\u0061\" : 1 } ,\"b\"]", &["0", "{ \"\\u0061\" : 1 }", "\"b\""]),
+            ("{\"a\":1}", &[]),
+            ("1", &[]),
+        ] {
+            let found: Vec<_> = Items::of(list.as_bytes()).collect();
+            let expected: Vec<_> = expected.iter().map(|item| item.as_bytes()).collect();
+            assert_eq!(found, expected, "{list}");
+        }
+        let deep = format!("[{}1{},2]", "[".repeat(99), "]".repeat(99));
+        assert_eq!(Items::of(deep.as_bytes()).nth(1), Some(&b"2"[..]));
+        // What comes later is not read.
+        let found: Vec<_> = Items::of(b"[1, 2, !").take(2).collect();
+        assert_eq!(found, [b"1", b"2"]);
     }
 
     #[test]

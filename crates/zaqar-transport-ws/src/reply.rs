@@ -2,9 +2,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
-use zaqar_api::json;
-use zaqar_core::storage::Message;
-use zaqar_core::{ClaimId, Timestamp};
+use zaqar_api::{ListedQueue, json};
+use zaqar_core::storage::{Message, Subscription};
+use zaqar_core::{ClaimId, QueueName, Timestamp};
 use zaqar_transport::Turns;
 
 /// The result of an action.
@@ -76,12 +76,48 @@ pub(crate) async fn popped(turns: &Turns, list: &[Message], now: Timestamp) -> B
     out.freeze()
 }
 
+/// `{"subscriptions":[…]}` of the queue `source`. A large list is encoded in turns.
+pub(crate) async fn subscriptions(
+    turns: &Turns,
+    source: &QueueName,
+    list: &[Subscription],
+    now: Timestamp,
+) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_slice(b"{\"subscriptions\":[");
+    let one = |out: &mut BytesMut, one| json::subscription(out, source.as_str(), one, now);
+    turns.joined(&mut out, list, one).await;
+    out.put_slice(b"]}");
+    out.freeze()
+}
+
+/// `{"queues":[…]}`. A large list is encoded in turns.
+pub(crate) async fn queues(turns: &Turns, list: Vec<ListedQueue>) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_slice(b"{\"queues\":[");
+    let one = |out: &mut BytesMut, queue: ListedQueue| {
+        out.put_slice(b"{\"name\":\"");
+        out.put_slice(queue.name.as_str().as_bytes());
+        out.put_u8(b'"');
+        if let Some(metadata) = queue.metadata {
+            out.put_slice(b",\"metadata\":");
+            out.put_slice(metadata.to_json().as_bytes());
+        }
+        out.put_slice(b"}");
+    };
+    turns.joined(&mut out, list, one).await;
+    out.put_slice(b"]}");
+    out.freeze()
+}
+
 #[cfg(test)]
 mod tests {
     use std::task::{Context, Waker};
 
     use serde_json::Value;
-    use zaqar_core::{ClientId, Incarnation, MessageId, Payload, Position};
+    use zaqar_core::{
+        ClientId, Incarnation, MessageId, Metadata, Payload, Position, SubscriptionId,
+    };
 
     use super::*;
 
@@ -102,27 +138,48 @@ mod tests {
     #[tokio::test]
     async fn large_lists_are_encoded_in_turns() {
         let (turns, now) = (Turns::new(1), Timestamp::from_millis(0));
-        let (small, large) = (list(10, 1000), list(4, Turns::BYTES));
-        let encode = async |pops, list: &[Message]| {
-            if pops {
-                return popped(&turns, list, now).await;
+        let encode = async |what, count: u64, length: usize| match what {
+            "pop" => popped(&turns, &list(count, length), now).await,
+            "subscriptions" => {
+                let options = format!("{{\"x\":\"{}\"}}", "x".repeat(length));
+                let one = Subscription {
+                    id: SubscriptionId::new(1),
+                    subscriber: "http://h".to_owned(),
+                    ttl: 60,
+                    options,
+                    confirmed: true,
+                    since: now,
+                    lease: None,
+                };
+                let list = vec![one; usize::try_from(count).unwrap()];
+                subscriptions(&turns, &QueueName::new("q").unwrap(), &list, now).await
             }
-            let mut out = BytesMut::from("{");
-            messages(&turns, &mut out, list, None, now).await;
-            out.put_u8(b'}');
-            out.freeze()
+            "queues" => {
+                let text = format!("{{\"x\":\"{}\"}}", "x".repeat(length));
+                let metadata = Metadata::from_json(text.as_bytes()).unwrap();
+                let name = QueueName::new("q").unwrap();
+                let one = ListedQueue { name, metadata: Some(metadata) };
+                queues(&turns, vec![one; usize::try_from(count).unwrap()]).await
+            }
+            _ => {
+                let mut out = BytesMut::from("{");
+                messages(&turns, &mut out, &list(count, length), None, now).await;
+                out.put_u8(b'}');
+                out.freeze()
+            }
         };
-        for pops in [false, true] {
+        for what in ["messages", "pop", "subscriptions", "queues"] {
             let other = turns.next().await;
-            assert!(encode(pops, &small).await.len() > 10_000);
-            let mut encoding = Box::pin(encode(pops, &large));
+            assert!(encode(what, 10, 1000).await.len() > 10_000);
+            let mut encoding = Box::pin(encode(what, 4, Turns::BYTES));
             let mut context = Context::from_waker(Waker::noop());
             for _ in 0..10 {
                 assert!(encoding.as_mut().poll(&mut context).is_pending());
             }
             drop(other);
             let document: Value = serde_json::from_slice(&encoding.await).unwrap();
-            assert_eq!(document["messages"].as_array().map(Vec::len), Some(4));
+            let name = if what == "pop" { "messages" } else { what };
+            assert_eq!(document[name].as_array().map(Vec::len), Some(4), "{what}");
         }
     }
 }

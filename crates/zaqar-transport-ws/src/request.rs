@@ -4,6 +4,7 @@ use bytes::Bytes;
 use tokio_tungstenite::tungstenite::Message;
 use zaqar_api::Access;
 use zaqar_core::QueueName;
+use zaqar_core::limits::MAX_DOCUMENT;
 
 use crate::action::{Action, BodyRule, FIELDS, Field};
 use crate::encoding::Encoding;
@@ -171,6 +172,15 @@ impl Frame {
                 return Ok((headers, Members::default()));
             }
             (None, BodyRule::Required) => return Err("The action needs a \"body\".".to_owned()),
+            (Some(body), BodyRule::Optional | BodyRule::Required)
+                if !action.has_own_limit() && body.len() as u64 > MAX_DOCUMENT =>
+            {
+                let size = body.len();
+                return Err(format!(
+                    "The \"body\" of this action may not exceed {MAX_DOCUMENT} bytes: {size} were \
+                     given."
+                ));
+            }
             (Some(body), BodyRule::Optional | BodyRule::Required) => Members::of(body, FIELDS)
                 .map_err(|_| format!("The \"body\" must be an object, not {}.", shown(body)))?,
         };
@@ -344,6 +354,25 @@ mod tests {
                 format!("Schema validation failed. {says}"),
                 "{headers}"
             );
+        }
+    }
+
+    #[test]
+    fn only_messages_and_metadata_may_be_larger_than_a_document() {
+        let request = |action: &str, size: usize| {
+            let body = r#"{"queue_name":"q","messages":[],"message_ids":[]"#;
+            let space = " ".repeat(size - body.len() - 1);
+            let headers = r#"{"Client-ID":"c","X-Project-ID":"p"}"#;
+            check(&format!(r#"{{"action":"{action}","headers":{headers},"body":{body}{space}}}}}"#))
+        };
+        for action in ["subscription_create", "message_get_many", "queue_purge", "queue_list"] {
+            assert!(request(action, 65_536).is_ok(), "{action}");
+            let says = "Schema validation failed. The \"body\" of this action may not exceed 65536 \
+                        bytes: 65537 were given.";
+            assert_eq!(request(action, 65_537).unwrap_err(), says, "{action}");
+        }
+        for action in ["message_post", "queue_create"] {
+            assert!(request(action, 500_000).is_ok(), "{action}");
         }
     }
 

@@ -58,11 +58,11 @@ impl Turns {
     pub async fn joined<T>(
         &self,
         out: &mut BytesMut,
-        items: &[T],
-        mut one: impl FnMut(&mut BytesMut, &T),
+        items: impl IntoIterator<Item = T>,
+        mut one: impl FnMut(&mut BytesMut, T),
     ) {
         let (mut turn, mut end) = (None, out.len() + Self::BYTES);
-        for (at, item) in items.iter().enumerate() {
+        for (at, item) in items.into_iter().enumerate() {
             if out.len() >= end {
                 drop(turn.take());
                 turn = Some(self.next().await);

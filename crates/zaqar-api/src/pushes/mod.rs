@@ -135,8 +135,14 @@ impl PushHandle {
     }
 
     /// The number of its subscriptions.
-    pub(crate) fn subscriptions(&self) -> usize {
+    pub fn subscriptions(&self) -> usize {
         self.connection.subscriptions().len()
+    }
+
+    /// Its latest subscription to a queue, which may have ended: ask the store where that matters.
+    pub fn subscription(&self, key: &QueueKey) -> Option<SubscriptionId> {
+        let subscriptions = self.connection.subscriptions();
+        subscriptions.iter().rev().find(|(own, _)| own == key).map(|(_, id)| *id)
     }
 
     /// Whether both are of one connection.

@@ -241,12 +241,15 @@ async fn a_connection_is_not_closed_for_what_it_ends_itself() {
     subscribe(&api, &listener, "other").await;
     let id = subscribe(&api, &listener, "q").await;
     let gone = SubscriptionRef { queue: queue("q"), id: id.to_string() };
+    assert_eq!((listener.subscription(&key("q")), listener.subscriptions()), (Some(id), 2));
     api.delete_subscription(&by(&listener), gone).await.unwrap();
+    assert_eq!((listener.subscription(&key("q")), listener.subscriptions()), (None, 1));
     subscribe(&api, &listener, "q").await;
     let (else_, mut others_pushes) = api.open_pushes(100);
     subscribe(&api, &else_, "q").await;
     api.purge(&by(&listener), purge()).await.unwrap();
     assert_eq!(ended(&mut others_pushes).await, PushesEnded::Lost);
+    assert_eq!((listener.subscription(&key("q")), listener.subscriptions()), (None, 1));
     post(&api, "q", &["1"]).await;
     post(&api, "other", &["2"]).await;
     assert_eq!(next(&mut pushes).await, ["2"]);

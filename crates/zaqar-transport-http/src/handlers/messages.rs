@@ -65,7 +65,7 @@ impl Exchange<'_> {
     }
 
     pub(super) async fn list_messages(self, queue: QueueRef) -> HandlerResult {
-        if let Some(ids) = self.query.list("ids") {
+        if let Some(ids) = self.ids("ids") {
             return self.messages_by_id(queue, ids).await;
         }
         let query = self.query;
@@ -106,6 +106,11 @@ impl Exchange<'_> {
             respond::links(out, next);
         });
         Ok(respond::json(StatusCode::OK, document.await))
+    }
+
+    /// A list of ids, or one more than a request may have.
+    fn ids(&self, name: &str) -> Option<Vec<String>> {
+        self.query.list(name, self.inner.api.limits().max_messages_per_page)
     }
 
     async fn messages_by_id(self, queue: QueueRef, ids: Vec<String>) -> HandlerResult {
@@ -151,7 +156,7 @@ impl Exchange<'_> {
 
     pub(super) async fn delete_messages(self, queue: QueueRef) -> HandlerResult {
         let invalid = |reason: &str| Error::Invalid { part: Part::Request, reason: reason.into() };
-        let ids = self.query.list("ids");
+        let ids = self.ids("ids");
         let pop = self.query.integer("pop")?;
         match (ids, pop) {
             (Some(_), Some(_)) => {
@@ -164,7 +169,7 @@ impl Exchange<'_> {
             )
             .into()),
             (Some(ids), None) => {
-                let claims = self.query.list("claim_ids");
+                let claims = self.ids("claim_ids");
                 let request = DeleteMessages { queue, ids, claims };
                 self.call(request).await?;
                 Ok(respond::empty(StatusCode::NO_CONTENT))

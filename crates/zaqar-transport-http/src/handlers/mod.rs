@@ -18,6 +18,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Body;
 use zaqar_api::{Callable, Context, LastToken, Ping, ReadHome, RequestId};
+use zaqar_core::limits::MAX_DOCUMENT;
 use zaqar_core::{Holder, Permit};
 
 use crate::body::{Bound, RequestBody};
@@ -33,9 +34,6 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id")
 /// The fixed charge of every connection covers responses up to this size.
 const FREE_BYTES: usize = 1024;
 
-/// Maximum size of a request body other than messages and queue metadata, in bytes.
-const MAX_DOCUMENT: u64 = 64 * 1024;
-
 type HandlerResult = Result<Response<Full<Bytes>>, HttpError>;
 
 /// One request, with the context of its caller, while it is handled.
@@ -48,13 +46,14 @@ struct Exchange<'a> {
     holder: &'a Holder,
 }
 
-/// Bytes reserved for a response with messages before they are read from the store.
+/// Bytes reserved for a response with a page before it is read from the store.
 const RESERVED: usize = 512 * 1024;
 
 /// Whether a response may be as large as a page of messages.
-fn returns_messages(route: &Route<'_>, method: &Method) -> bool {
+fn returns_page(route: &Route<'_>, method: &Method) -> bool {
     match route {
-        Route::Messages(..) => *method != Method::POST,
+        Route::Messages(..) | Route::Subscriptions(..) => *method != Method::POST,
+        Route::Queues(_) => true,
         // The recorded answers of receivers may be as large as messages.
         Route::Claims(_) | Route::Deliveries(..) | Route::Delivery(..) => true,
         Route::Claim(..) => *method == Method::GET,
@@ -70,13 +69,11 @@ fn returns_messages(route: &Route<'_>, method: &Method) -> bool {
         | Route::Flavor(_)
         | Route::QuotaList
         | Route::Quotas(_)
-        | Route::Queues(_)
         | Route::Queue(..)
         | Route::Stats(..)
         | Route::Purge(..)
         | Route::Message(..)
         | Route::Share(_)
-        | Route::Subscriptions(..)
         | Route::Subscription(..)
         | Route::Confirm(..)
         | Route::Secret(..)
@@ -259,7 +256,7 @@ async fn answer(
     check_method(&route, method)?;
     let query = Query::new(head.uri.query());
     charge.holder = charge.holder.for_project(&context.project);
-    if returns_messages(&route, method) {
+    if returns_page(&route, method) {
         charge.reserved = Some(charge.holder.try_acquire(RESERVED)?);
     }
     let holder = &charge.holder;

@@ -6,15 +6,15 @@ use http_body_util::Full;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 use zaqar_api::{
-    Change, CreateQueue, DeleteQueue, Error, GetQueue, GetQueueStats, ListQueues, Part, PatchQueue,
-    Purge, QueueList, QueueRef, json,
+    Change, CreateQueue, DeleteQueue, Error, GetQueue, GetQueueStats, ListQueues, ListedQueue,
+    Part, PatchQueue, Purge, QueueList, QueueRef, json,
 };
-use zaqar_core::{Kind, Limits, Metadata};
+use zaqar_core::{Kind, Metadata};
 
 use super::{Exchange, HandlerResult};
 use crate::error::HttpError;
 use crate::respond::{self, queue_path};
-use crate::{body, request};
+use crate::{Inner, body, request};
 
 /// Characters that are percent-encoded in a query value, or in a segment of a path.
 pub(super) const ESCAPED: &AsciiSet =
@@ -56,9 +56,9 @@ impl Exchange<'_> {
             Kind::Internal => "internal",
         };
         let list = self.call(request).await?;
-        let limits = self.inner.api.limits();
         let href = list.next.as_ref().map(|next| next_page(collection, &given, next.as_str()));
-        Ok(respond::json(StatusCode::OK, queue_list(collection, kind, list, href, limits)))
+        let document = queue_list(self.inner, collection, kind, list, href).await;
+        Ok(respond::json(StatusCode::OK, document))
     }
 
     pub(super) async fn create_queue(mut self, queue: QueueRef) -> HandlerResult {
@@ -169,18 +169,20 @@ pub(super) fn next_page(collection: &str, given: &[(String, String)], marker: &s
     format!("{href}marker={}", utf8_percent_encode(marker, ESCAPED))
 }
 
-fn queue_list(
+/// A large list is encoded in turns.
+async fn queue_list(
+    inner: &Inner,
     collection: &str,
     kind: Kind,
     list: QueueList,
     next: Option<String>,
-    limits: &Limits,
 ) -> Bytes {
+    let limits = inner.api.limits();
     let mut out = BytesMut::new();
     out.put_slice(b"{\"");
     out.put_slice(collection.as_bytes());
     out.put_slice(b"\":[");
-    json::joined(&mut out, list.queues, |out, queue| {
+    let one = |out: &mut BytesMut, queue: ListedQueue| {
         let name = queue.name.as_str().as_bytes();
         out.put_slice(b"{\"name\":\"");
         out.put_slice(name);
@@ -194,7 +196,8 @@ fn queue_list(
             out.put_slice(metadata.with_defaults(kind, limits).to_json().as_bytes());
         }
         out.put_u8(b'}');
-    });
+    };
+    inner.turns.joined(&mut out, list.queues, one).await;
     out.put_u8(b']');
     respond::links(&mut out, next);
     if let Some(count) = list.count.filter(|count| *count > 0) {

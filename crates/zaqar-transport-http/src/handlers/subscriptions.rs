@@ -54,9 +54,8 @@ impl Exchange<'_> {
         });
         let mut out = BytesMut::new();
         out.put_slice(b"{\"subscriptions\":[");
-        json::joined(&mut out, &list, |out, one| {
-            json::subscription(out, source.as_str(), one, now);
-        });
+        let one = |out: &mut BytesMut, one| json::subscription(out, source.as_str(), one, now);
+        self.inner.turns.joined(&mut out, &list, one).await;
         out.put_u8(b']');
         respond::links(&mut out, next);
         out.put_u8(b'}');

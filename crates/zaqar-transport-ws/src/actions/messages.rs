@@ -12,7 +12,7 @@ use zaqar_core::json::Scan;
 
 use super::{Exchange, HandlerResult};
 use crate::error::WsError;
-use crate::members::{self, Members, Shape, shape};
+use crate::members::{Items, Members, Shape, shape};
 use crate::reply::{self, Reply};
 
 /// Messages that are decoded, or ids that are encoded, before other tasks run.
@@ -75,7 +75,7 @@ impl Exchange {
     }
 
     pub(super) async fn get_messages(&self) -> HandlerResult {
-        let ids = self.texts("message_ids").unwrap_or_default();
+        let ids = self.ids("message_ids").unwrap_or_default();
         let request = ReadMessages { queue: self.queue()?, ids };
         let messages = self.call(request).await?;
         Ok(self.message_list(&messages).await)
@@ -113,11 +113,11 @@ impl Exchange {
 
     pub(super) async fn delete_messages(&self) -> HandlerResult {
         let queue = self.queue()?;
-        match (self.texts("message_ids"), self.request.body.integer("pop")) {
+        match (self.ids("message_ids"), self.request.body.integer("pop")) {
             (Some(_), Some(_)) => Err(WsError::invalid(BOTH)),
             (None, None) => Err(WsError::invalid(NEITHER)),
             (Some(ids), None) => {
-                let claims = self.texts("claim_ids");
+                let claims = self.ids("claim_ids");
                 let request = DeleteMessages { queue, ids, claims };
                 self.call(request).await?;
                 Ok(Reply::no_content())
@@ -139,8 +139,8 @@ async fn posted(list: &Bytes, permit: &mut Permit) -> Result<Vec<PostedMessage>,
         Some(messages) => messages,
         None => {
             let mut messages = Vec::new();
-            for item in members::items(list).unwrap_or_default() {
-                add_posted(&mut messages, &item, permit).await?;
+            for item in Items::of(list) {
+                add_posted(&mut messages, &list.slice_ref(item), permit).await?;
             }
             messages
         }

@@ -9,15 +9,14 @@ mod queues;
 mod quotas;
 mod subscriptions;
 
-use zaqar_api::{Api, Callable, Context, PushHandle, QueueRef};
+use zaqar_api::{Api, Callable, Context, QueueRef};
 use zaqar_core::limits::ClientIds;
-use zaqar_core::{ClientId, Holder, Kind, NameError, QueueName, SubscriptionId, Timestamp};
+use zaqar_core::{ClientId, Holder, Kind, NameError, QueueName, Timestamp};
 use zaqar_transport::Turns;
 
 use crate::action::Action;
 use crate::error::{ErrorContext, WsError};
-use crate::inbox::SubscribedQueue;
-use crate::members::{Shape, shape};
+use crate::members::{Items, Shape, shape};
 use crate::reply::Reply;
 use crate::request::Request;
 
@@ -34,30 +33,17 @@ pub(crate) struct Exchange {
     pub(crate) turns: Turns,
     /// What memory is charged to: the connection and the project.
     pub(crate) holder: Holder,
-    /// The connection, if the request subscribes it.
-    pub(crate) connection: Option<ConnectionSubscriber>,
-}
-
-/// A connection that the request subscribes.
-pub(crate) struct ConnectionSubscriber {
-    pub(crate) handle: PushHandle,
-    /// Its last subscription to the queue, which may have ended.
-    pub(crate) earlier: Option<SubscriptionId>,
 }
 
 /// The result of a request.
 pub(crate) struct Completed {
     pub(crate) request: Request,
     pub(crate) reply: Reply,
-    /// The subscription that the connection got.
-    pub(crate) subscribed: Option<(SubscribedQueue, SubscriptionId)>,
 }
 
 impl Exchange {
     /// Handles the request.
-    pub(crate) async fn handle(mut self) -> Completed {
-        let mut subscribed = None;
-        let connection = self.connection.take();
+    pub(crate) async fn handle(self) -> Completed {
         let replied = match self.request.action {
             Action::Authenticate => Ok(authenticated()),
             Action::GetHomeDoc => self.home().await,
@@ -80,10 +66,7 @@ impl Exchange {
             Action::ClaimUpdate => self.renew_claim().await,
             Action::ClaimDelete => self.release_claim().await,
             Action::SubscriptionList => self.list_subscriptions().await,
-            Action::SubscriptionCreate => match connection {
-                None => self.create_subscription().await,
-                Some(connection) => self.connect(connection, &mut subscribed).await,
-            },
+            Action::SubscriptionCreate => self.create_subscription().await,
             Action::SubscriptionGet => self.get_subscription().await,
             Action::SubscriptionDelete => self.delete_subscription().await,
             Action::PoolList => self.list_pools().await,
@@ -106,7 +89,7 @@ impl Exchange {
             Action::QuotaDelete => self.unset_quotas().await,
         };
         let reply = replied.unwrap_or_else(|error| error.into_reply(&self.error_context()));
-        Completed { request: self.request, reply, subscribed }
+        Completed { request: self.request, reply }
     }
 
     fn call<O: Callable>(
@@ -194,14 +177,10 @@ impl Exchange {
         ["1", "t", "true", "on", "y", "yes"].contains(&word.as_str())
     }
 
-    /// The items of a list of strings; an item of another type becomes its JSON text, which is no
-    /// valid id.
-    fn texts(&self, name: &str) -> Option<Vec<String>> {
-        let text = |item: &bytes::Bytes| {
-            serde_json::from_slice(item)
-                .unwrap_or_else(|_| String::from_utf8_lossy(item).into_owned())
-        };
-        Some(self.request.body.list(name)?.iter().map(text).collect())
+    /// The items of a list of ids, or one more than a request may have; see [`texts`].
+    fn ids(&self, name: &str) -> Option<Vec<String>> {
+        let max = usize::try_from(self.api.limits().max_messages_per_page).unwrap_or(usize::MAX);
+        Some(texts(self.request.body.list(name)?, max))
     }
 
     /// Validates the client id, which the original does for listing and posting only.
@@ -220,7 +199,28 @@ impl Exchange {
     }
 }
 
+/// The items of a list of strings, or one more than the maximum: what comes later is not decoded.
+/// An item of another type becomes its JSON text, which is no valid id.
+fn texts(items: Items<'_>, max: usize) -> Vec<String> {
+    let text = |item| {
+        serde_json::from_slice(item).unwrap_or_else(|_| String::from_utf8_lossy(item).into_owned())
+    };
+    items.take(max.saturating_add(1)).map(text).collect()
+}
+
 /// The answer to a token that was accepted, or that was not needed.
 pub(crate) fn authenticated() -> Reply {
     Reply::new(200, bytes::Bytes::from_static(b"{\"message\":\"Authentified.\"}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_of_a_list_is_decoded_than_shows_that_it_is_too_long() {
+        let list = format!("[{}1]", "\"a\",".repeat(1000));
+        assert_eq!(texts(Items::of(list.as_bytes()), 20), ["a"; 21]);
+        assert_eq!(texts(Items::of(b"[\"\\u0061\",7]"), 20), ["a", "7"]);
+    }
 }

@@ -1,13 +1,16 @@
 //! Queues.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use serde_json::Value;
 use zaqar_api::{CreateQueue, DeleteQueue, GetQueue, GetQueueStats, ListQueues, Purge, json};
 use zaqar_core::{Kind, MessageId, Metadata};
 
-use super::{Exchange, HandlerResult};
+use super::{Exchange, HandlerResult, texts};
 use crate::error::WsError;
-use crate::reply::Reply;
+use crate::reply::{self, Reply};
+
+/// Maximum number of resource types in a purge. There are two; others are ignored.
+const MAX_TYPES: usize = 20;
 
 impl Exchange {
     pub(super) async fn list_queues(&self) -> HandlerResult {
@@ -22,20 +25,7 @@ impl Exchange {
             filters: Vec::new(),
         };
         let list = self.call(request).await?;
-        let mut out = BytesMut::new();
-        out.put_slice(b"{\"queues\":[");
-        json::joined(&mut out, list.queues, |out, queue| {
-            out.put_slice(b"{\"name\":\"");
-            out.put_slice(queue.name.as_str().as_bytes());
-            out.put_u8(b'"');
-            if let Some(metadata) = queue.metadata {
-                out.put_slice(b",\"metadata\":");
-                out.put_slice(metadata.to_json().as_bytes());
-            }
-            out.put_slice(b"}");
-        });
-        out.put_slice(b"]}");
-        Ok(Reply::new(200, out))
+        Ok(Reply::new(200, reply::queues(&self.turns, list.queues).await))
     }
 
     pub(super) async fn create_queue(&self) -> HandlerResult {
@@ -82,7 +72,11 @@ impl Exchange {
     }
 
     pub(super) async fn purge(&self) -> HandlerResult {
-        let types = self.texts("resource_types");
+        let types = self.request.body.list("resource_types").map(|list| texts(list, MAX_TYPES));
+        if types.as_ref().is_some_and(|types| types.len() > MAX_TYPES) {
+            let rule = format!("resource_types may not have more than {MAX_TYPES} values.");
+            return Err(WsError::invalid(rule));
+        }
         let has = |name: &str| types.as_ref().is_none_or(|types| types.iter().any(|t| t == name));
         let (messages, subscriptions) = (has("messages"), has("subscriptions"));
         let request = Purge { queue: self.queue()?, messages, subscriptions };

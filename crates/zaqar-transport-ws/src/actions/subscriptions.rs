@@ -1,53 +1,29 @@
 //! Subscriptions.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use serde_json::{Map, Value};
 use zaqar_api::{
     CreateSubscription, CreatedSubscription, DeleteSubscription, Error, ListSubscriptions,
-    QueueRef, ReadSubscription, Subscriber, SubscriptionRef, json,
+    PushHandle, QueueRef, ReadSubscription, Subscriber, SubscriptionRef, json,
 };
-use zaqar_core::SubscriptionId;
+use zaqar_core::QueueKey;
 
-use super::{ConnectionSubscriber, Exchange, HandlerResult};
+use super::{Exchange, HandlerResult};
 use crate::error::WsError;
-use crate::inbox::SubscribedQueue;
-use crate::reply::Reply;
+use crate::reply::{self, Reply};
 
 impl Exchange {
+    /// Subscribes an address, or else the connection, which can have one subscription per queue.
     pub(super) async fn create_subscription(&self) -> HandlerResult {
         let queue = self.queue()?;
-        let subscriber = Subscriber::Address(self.text("subscriber"));
-        let (reply, _) = self.subscribe(queue, subscriber).await?;
-        Ok(reply)
-    }
-
-    /// Subscribes the connection. It can have one subscription per queue.
-    pub(super) async fn connect(
-        &self,
-        connection: ConnectionSubscriber,
-        subscribed: &mut Option<(SubscribedQueue, SubscriptionId)>,
-    ) -> HandlerResult {
-        let queue = self.queue()?;
-        if let Some(earlier) = connection.earlier {
-            let subscription = SubscriptionRef { queue: queue.clone(), id: earlier.to_string() };
-            match self.call(ReadSubscription { subscription }).await {
-                Ok(_) => return Err(Error::SubscriptionExists.into()),
-                Err(Error::SubscriptionNotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
+        let connection = self.context.connection.clone();
+        let subscriber = match connection.filter(|_| self.request.subscribes_connection()) {
+            None => Subscriber::Address(self.text("subscriber")),
+            Some(connection) => {
+                self.check_not_subscribed(&connection, &queue).await?;
+                Subscriber::Connection(connection)
             }
-        }
-        let subscribed_queue = (self.context.project.clone(), queue.name.clone());
-        let subscriber = Subscriber::Connection(connection.handle);
-        let (reply, id) = self.subscribe(queue, subscriber).await?;
-        *subscribed = Some((subscribed_queue, id));
-        Ok(reply)
-    }
-
-    async fn subscribe(
-        &self,
-        queue: QueueRef,
-        subscriber: Subscriber,
-    ) -> Result<(Reply, SubscriptionId), WsError> {
+        };
         let name = queue.name.clone();
         let body = &self.request.body;
         let options = body.get("options").and_then(|options| serde_json::from_slice(options).ok());
@@ -59,7 +35,23 @@ impl Exchange {
         if let Some(secret) = secret {
             body["secret"] = secret.expose().as_str().into();
         }
-        Ok((Reply::json(201, body), id))
+        Ok(Reply::json(201, body))
+    }
+
+    async fn check_not_subscribed(
+        &self,
+        connection: &PushHandle,
+        queue: &QueueRef,
+    ) -> Result<(), WsError> {
+        let QueueRef { kind, name } = queue.clone();
+        let key = QueueKey { project: self.context.project.clone(), kind, name };
+        let Some(earlier) = connection.subscription(&key) else { return Ok(()) };
+        let subscription = SubscriptionRef { queue: queue.clone(), id: earlier.to_string() };
+        match self.call(ReadSubscription { subscription }).await {
+            Ok(_) => Err(Error::SubscriptionExists.into()),
+            Err(Error::SubscriptionNotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(super) async fn list_subscriptions(&self) -> HandlerResult {
@@ -68,13 +60,7 @@ impl Exchange {
         let limit = self.lenient_integer("limit")?;
         let request = ListSubscriptions { queue, marker: self.request.body.text("marker"), limit };
         let list = self.call(request).await?;
-        let (now, mut out) = (self.now(), BytesMut::new());
-        out.put_slice(b"{\"subscriptions\":[");
-        json::joined(&mut out, &list, |out, one| {
-            json::subscription(out, source.as_str(), one, now);
-        });
-        out.put_slice(b"]}");
-        Ok(Reply::new(200, out))
+        Ok(Reply::new(200, reply::subscriptions(&self.turns, &source, &list, self.now()).await))
     }
 
     pub(super) async fn get_subscription(&self) -> HandlerResult {

@@ -19,13 +19,13 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::debug;
 use zaqar_api::{Identity, PushesEnded};
-use zaqar_core::{Holder, OverBudget, Permit, SubscriptionId};
+use zaqar_core::{Holder, OverBudget, Permit};
 use zaqar_transport::linger;
 
 use crate::close::{self, CLOSE_TIMEOUT, Close, Remaining};
 use crate::encoding::Encoding;
 use crate::handshake;
-use crate::inbox::{Inbox, SubscribedQueue};
+use crate::inbox::Inbox;
 use crate::io::ConnectionIo;
 use crate::pipeline::Pipeline;
 use crate::request::Request;
@@ -35,7 +35,7 @@ use crate::{Inner, Options};
 const READ_BUFFER: usize = 2 * 1024;
 /// Bytes of small answers that are collected before they are written.
 const WRITE_BUFFER: usize = 4 * 1024;
-/// Bytes reserved for an answer with messages before they are read from the store.
+/// Bytes reserved for an answer with a page before it is read from the store.
 const RESERVED: usize = 512 * 1024;
 /// Buffered bytes that the fixed charge of every connection covers.
 const FREE_BYTES: usize = 4 * 1024;
@@ -96,8 +96,6 @@ struct Outcome {
     payload: Bytes,
     /// The connection's new identity.
     identity: Option<Arc<Identity>>,
-    /// The connection's new subscription.
-    subscribed: Option<(SubscribedQueue, SubscriptionId)>,
 }
 
 /// What the connection must react to.
@@ -122,7 +120,7 @@ struct Connection<S> {
     permit: Permit,
     pipeline: Pipeline<Request, Outcome>,
     identity: Option<Arc<Identity>>,
-    /// Present from the first subscription on.
+    /// Present from the first request to subscribe on.
     inbox: Option<Inbox>,
     /// The next push, which waits until no request is open.
     push: Option<Outgoing>,
@@ -368,16 +366,13 @@ where
             while let Some((number, request)) = self.pipeline.next() {
                 self.begin(number, request);
             }
-            let (mut identity, mut subscribed) = (None, None);
+            let mut identity = None;
             let done = self.pipeline.poll(cx, |outcome| {
-                (identity, subscribed) = (outcome.identity.take(), outcome.subscribed.take());
+                identity = outcome.identity.take();
                 outcome.payload.len()
             });
             if let Some(identity) = identity {
                 self.identify(identity);
-            }
-            if let (Some((queue, id)), Some(inbox)) = (subscribed, &mut self.inbox) {
-                inbox.remember(queue, id);
             }
             if done.is_pending() {
                 return;
@@ -433,7 +428,15 @@ where
         Ok(())
     }
 
+    /// Gives the connection an identity. One of another user or project may not read what the
+    /// former one subscribed to, so the subscriptions end.
     fn identify(&mut self, identity: Arc<Identity>) {
+        let is_other = |former: &Arc<Identity>| {
+            (&former.project, &former.user) != (&identity.project, &identity.user)
+        };
+        if self.identity.as_ref().is_some_and(is_other) {
+            (self.inbox, self.push, self.answers_before_push) = (None, None, 0);
+        }
         let left = self.time_left(&identity);
         self.wake_by(Instant::now() + left);
         self.identity = Some(identity);
@@ -489,7 +492,7 @@ where
     /// When it counts as unused; `None` while it is authenticated, subscribed or being answered.
     fn unused_at(&self) -> Option<Instant> {
         let is_used = self.identity.is_some()
-            || self.inbox.as_ref().is_some_and(Inbox::has_subscribed)
+            || self.inbox.as_ref().is_some_and(Inbox::is_subscribed)
             || !self.pipeline.is_empty();
         (!is_used).then(|| self.last_request + self.inner.options.unused_timeout)
     }

@@ -11,7 +11,7 @@ use zaqar_core::{OverBudget, Permit, ProjectId};
 
 use super::{Connection, Outcome, RESERVED};
 use crate::action::Action;
-use crate::actions::{self, Completed, ConnectionSubscriber, Exchange};
+use crate::actions::{self, Completed, Exchange};
 use crate::error::{ErrorContext, WsError};
 use crate::inbox::Inbox;
 use crate::reply::Reply;
@@ -69,61 +69,40 @@ where
             }
         };
         let encoding = request.frame.encoding;
+        if request.subscribes_connection() && self.inbox.is_none() {
+            self.inbox = Some(Inbox::new(&inner.api, inner.options.max_waiting_pushes));
+        }
         context.connection = self.inbox.as_ref().map(|inbox| inbox.handle(encoding));
-        let subscribes = request.subscribes_connection();
-        let connection = subscribes.then(|| self.subscriber(&context, &request));
         let (api, admin, turns) = (inner.api.clone(), inner.options.admin, inner.turns.clone());
         let holder = self.permit.holder().clone();
-        let exchange = Exchange { api, context, request, admin, turns, holder, connection };
+        let exchange = Exchange { api, context, request, admin, turns, holder };
         self.pipeline.run(number, async move {
             let turns = exchange.turns.clone();
-            let Completed { request, reply, subscribed } = exchange.handle().await;
+            let Completed { request, reply } = exchange.handle().await;
             let _turn = turns.for_bytes(reply.body.len()).await;
             // From now on the answer itself is charged.
             drop(reserved);
-            Outcome { subscribed, ..answered(&request.frame, &reply) }
+            answered(&request.frame, &reply)
         });
     }
 
     /// Charges the connection's memory to the project of the request too, and reserves memory for
-    /// an answer with messages.
+    /// an answer with a page.
     fn reserve(
         &mut self,
         request: &Request,
         project: &ProjectId,
     ) -> Result<Option<Permit>, OverBudget> {
         self.permit.charge_project(project)?;
-        if !request.action.returns_messages() {
+        if !request.action.returns_page() {
             return Ok(None);
         }
         self.permit.holder().try_acquire(RESERVED).map(Some)
     }
-
-    /// The connection as the subscriber of a request.
-    fn subscriber(
-        &mut self,
-        context: &zaqar_api::Context,
-        request: &Request,
-    ) -> ConnectionSubscriber {
-        let inner = &self.inner;
-        let inbox = self
-            .inbox
-            .get_or_insert_with(|| Inbox::new(&inner.api, inner.options.max_waiting_pushes));
-        let queue = request.queue().map(|name| (context.project.clone(), name));
-        ConnectionSubscriber {
-            handle: inbox.handle(request.frame.encoding),
-            earlier: queue.and_then(|queue| inbox.subscription(&queue)),
-        }
-    }
 }
 
 fn answered(frame: &Frame, reply: &Reply) -> Outcome {
-    Outcome {
-        encoding: frame.encoding,
-        payload: answer::encode(reply, frame),
-        identity: None,
-        subscribed: None,
-    }
+    Outcome { encoding: frame.encoding, payload: answer::encode(reply, frame), identity: None }
 }
 
 async fn authenticate(inner: &Inner, request: Request) -> Outcome {

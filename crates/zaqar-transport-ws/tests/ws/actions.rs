@@ -76,6 +76,10 @@ async fn queue_actions() {
         let (_, body) = peer.ask("queue_get_stats", q.clone()).await;
         assert_eq!(body["messages"]["free"], 2);
         assert_eq!(body["messages"]["oldest"]["age"], 0);
+        let types = vec!["messages"; 21];
+        let purge = json!({ "queue_name": "q1", "resource_types": types });
+        let (status, error) = peer.ask("queue_purge", purge).await;
+        assert!(status == 400 && error.to_string().contains("more than 20 values"), "{error}");
         let purge = json!({ "queue_name": "q1", "resource_types": ["subscriptions", "x", 1] });
         assert_eq!(peer.ask("queue_purge", purge).await, (204, json!({})));
         assert_eq!(peer.ask("queue_get_stats", q.clone()).await.1["messages"]["total"], 2);
@@ -106,6 +110,12 @@ async fn message_actions() {
             peer.ask("message_get", get.clone()).await,
             (200, json!({ "messages": listed(1) }))
         );
+        for action in ["message_get_many", "message_delete_many"] {
+            let many = json!({ "queue_name": "q", "message_ids": vec![&ids[0]; 1000] });
+            let (status, error) = peer.ask(action, many).await;
+            let says = "ids parameter should have at least 1 and not greater than 20 values.";
+            assert!(status == 400 && error.to_string().contains(says), "{error}");
+        }
         let many = json!({ "queue_name": "q", "message_ids": [ids[2], "x", ids[0], 7] });
         let (status, body) = peer.ask("message_get_many", many).await;
         assert_eq!((status, body), (200, json!({ "messages": [listed(0), listed(2)] })));

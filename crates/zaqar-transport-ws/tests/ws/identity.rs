@@ -17,15 +17,17 @@ use zaqar_core::{
 use zaqar_storage_testkit::Memory;
 use zaqar_transport_ws::Options;
 
-use crate::support::{BOTH, CLIENT, Encoding, Peer, Setup, api_with, split};
+use crate::support::{BOTH, CLIENT, Encoding, LONG, Peer, Setup, api_with, split};
 
-/// Accepts `project` for a day, or `project/seconds`; `down` is a Keystone that cannot be reached.
+/// Accepts `project` for a day, or `project/seconds`, or either behind `user@`; `down` is a
+/// Keystone that cannot be reached.
 struct TestAuthenticator;
 
 #[async_trait]
 impl Authenticator for TestAuthenticator {
     async fn authenticate(&self, auth: AuthRequest<'_>) -> Result<Arc<Identity>, TokenError> {
         let token = auth.user_token.unwrap_or_default();
+        let (user, token) = token.split_once('@').unwrap_or(("u", token));
         let (project, seconds) = token.split_once('/').unwrap_or((token, "86400"));
         match project {
             "bad" => return Err(TokenError::Invalid),
@@ -35,7 +37,7 @@ impl Authenticator for TestAuthenticator {
         }
         let expires: Timestamp = SystemClock.now().plus_secs(seconds.parse().unwrap());
         let project = ProjectId::new(project).unwrap();
-        let identity = Identity::new(project.clone(), "u", vec!["admin".to_owned()], expires);
+        let identity = Identity::new(project.clone(), user, vec!["admin".to_owned()], expires);
         let is_limited = project.as_str() == "limited";
         let requests = is_limited.then(|| Arc::new(ListsOnly) as Arc<dyn RequestLimit>);
         Ok(Arc::new(Identity { requests, ..identity }))
@@ -120,6 +122,45 @@ async fn requests_for_another_project_are_403() {
     // Health belongs to no project, and roles come from the token, not from the request.
     peer.headers = json!({ "X-Roles": "nobody" });
     assert_eq!(peer.ask("check_node_health", json!({})).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_token_of_another_user_or_project_ends_the_subscriptions() {
+    let setup = setup();
+    let (producer, peer) = (&mut setup.connect().await, &mut setup.connect().await);
+    authenticate(producer, "p").await;
+    let secrets = json!({ "queue_name": "secrets" });
+    let post =
+        |body: &str| json!({ "queue_name": "secrets", "messages": [{ "body": body, "ttl": 100 }] });
+    for other in ["other", "v@p", "v@other"] {
+        authenticate(peer, "p").await;
+        peer.headers["X-Project-ID"] = "p".into();
+        assert_eq!(peer.ask("subscription_create", secrets.clone()).await.0, 201, "{other}");
+        // A renewal ends none.
+        authenticate(peer, "p/3600").await;
+        assert_eq!(peer.ask("subscription_create", secrets.clone()).await.0, 409);
+        producer.ask("message_post", post("read")).await;
+        assert_eq!(peer.next().await["body"], "read");
+
+        assert_eq!(split(authenticate(peer, other).await).0, 200);
+        let listed = async {
+            while producer.ask("subscription_list", secrets.clone()).await.1["subscriptions"]
+                != json!([])
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LONG, listed).await.expect("the subscription ends");
+        producer.ask("message_post", post("unread")).await;
+        // Its pushes come as before; this one would be after any of the post above.
+        peer.headers["X-Project-ID"] = if other == "v@p" { "p".into() } else { "other".into() };
+        let body = json!({ "queue_name": "own" });
+        assert_eq!(peer.ask("subscription_create", body).await.0, 201);
+        let body = json!({ "queue_name": "own", "messages": [{ "body": "own", "ttl": 100 }] });
+        peer.send("message_post", body).await;
+        let (answer, push) = (split(peer.next().await), peer.next().await);
+        assert_eq!((answer.0, &push["body"]), (201, &json!("own")));
+    }
 }
 
 #[tokio::test]
@@ -209,12 +250,17 @@ async fn an_unused_connection_is_closed() {
     let mut refused = checked.connect().await;
     let mut asks = open.connect().await;
     let mut subscribed = open.connect().await;
+    let mut unsubscribed = open.connect().await;
     let body = json!({ "queue_name": "q", "ttl": 3600 });
-    assert_eq!(subscribed.ask("subscription_create", body).await.0, 201);
+    assert_eq!(subscribed.ask("subscription_create", body.clone()).await.0, 201);
+    let (_, created) = unsubscribed.ask("subscription_create", body).await;
+    let ended = json!({ "queue_name": "q", "subscription_id": created["subscription_id"] });
+    assert_eq!(unsubscribed.ask("subscription_delete", ended).await.0, 204);
     let mut known = checked.connect().await;
     assert_eq!(split(authenticate(&mut known, "p").await).0, 200);
 
     let unused = tokio::spawn(async move { unused.closed().await });
+    let unsubscribed = tokio::spawn(async move { unsubscribed.closed().await });
     let refused = tokio::spawn(async move {
         // A request that is not permitted uses nothing.
         for _ in 0..2 {
@@ -234,8 +280,8 @@ async fn an_unused_connection_is_closed() {
     for peer in [&mut subscribed, &mut known] {
         assert_eq!(peer.ask("queue_list", json!({})).await.0, 200);
     }
-    for closed in [unused.await.unwrap(), refused.await.unwrap()] {
-        let frame = closed.expect("a reason");
+    for closed in [unused.await, unsubscribed.await, refused.await] {
+        let frame = closed.unwrap().expect("a reason");
         assert_eq!(
             (u16::from(frame.code), frame.reason.as_str()),
             (1008, "No request came for too long.")

@@ -171,6 +171,18 @@ async fn no_request_is_executed_while_an_answer_exceeds_the_budget() {
     }
 }
 
+/// Pages of subscriptions and queues may be as large as those of messages.
+#[tokio::test]
+async fn memory_for_a_page_is_reserved_before_it_is_read() {
+    let memory = MemoryBudget::new(MemoryBounds { process: 400_000, ..MemoryBounds::UNLIMITED });
+    let setup = Setup::with(api_within(memory), Options::default());
+    let peer = &mut setup.connect().await;
+    assert_eq!(peer.ask("queue_create", json!({ "queue_name": "q" })).await.0, 201);
+    for action in ["subscription_list", "queue_list", "message_list"] {
+        assert_eq!(peer.ask(action, json!({ "queue_name": "q" })).await.0, 503, "{action}");
+    }
+}
+
 /// The stream's buffer stays as large as the largest message.
 #[tokio::test]
 async fn a_connection_is_charged_for_its_largest_message_until_it_is_closed() {
