@@ -26,6 +26,9 @@ struct AddressSubscription {
     ttl: u64,
 }
 
+/// Options that change what a subscriber gets, and that pushes over a connection do not heed.
+const NOT_PUSHED: [&str; 5] = ["batch", "failure_queue", "filter", "max_rate", "signing"];
+
 /// The last second that clients can represent: 9999-12-31T23:59:59.
 const LAST_SECOND: u64 = 253_402_300_799;
 
@@ -46,8 +49,11 @@ impl Api {
             self.check_subscriber(subscriber)?;
         }
         check_options(&request.options)?;
-        if let Subscriber::Address(subscriber) = &request.subscriber {
-            self.check_delivery(Some(subscriber), Some(&request.options)).await?;
+        match &request.subscriber {
+            Subscriber::Address(subscriber) => {
+                self.check_delivery(Some(subscriber), Some(&request.options)).await?;
+            }
+            Subscriber::Connection(_) => check_pushed(&request.options)?,
         }
         let ttl = match request.ttl {
             None => self.inner.limits.default_subscription_ttl,
@@ -454,6 +460,17 @@ fn check_options(options: &Map<String, Value>) -> Result<(), Error> {
     check_size("The options of a subscription", text.len())?;
     check_retry_policy(options.get("_retry_policy"))
         .map_err(|error| Error::metadata(Part::Request, &error))
+}
+
+fn check_pushed(options: &Map<String, Value>) -> Result<(), Error> {
+    let given = |option: &&str| options.get(*option).is_some_and(|value| !value.is_null());
+    match NOT_PUSHED.into_iter().find(given) {
+        None => Ok(()),
+        Some(option) => Err(Error::request(format!(
+            "The option {option} is for subscriptions with an address: pushes over WebSocket have \
+             no such option."
+        ))),
+    }
 }
 
 /// A list repeats them for each subscription.

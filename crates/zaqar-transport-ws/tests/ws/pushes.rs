@@ -129,6 +129,7 @@ async fn an_invalid_subscription_is_400_and_not_created() {
         json!({ "queue_name": "a b" }),
         json!({ "queue_name": "q", "ttl": 1 }),
         json!({ "queue_name": "q", "options": { "_retry_policy": 1 } }),
+        json!({ "queue_name": "q", "options": { "filter": { "body": ["yes"] } } }),
     ] {
         assert_eq!(peer.ask("subscription_create", body).await.0, 400);
     }
