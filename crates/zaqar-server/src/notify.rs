@@ -13,7 +13,9 @@ use zaqar_core::delivery::{
     BeginRecovery, Delivery, DeliveryQuery, Recovery, RecoveryId, RecoveryRange, Redelivery,
     SubscriberHealth,
 };
-use zaqar_core::{Clock, MessageId, Payload, ProjectId, QueueKey, Secret, SubscriptionId};
+use zaqar_core::{
+    Clock, MemoryBudget, MessageId, Payload, ProjectId, QueueKey, Secret, SubscriptionId,
+};
 use zaqar_notify::address::Networks;
 use zaqar_notify::delivery_options::DeliveryOptions;
 use zaqar_notify::destination::Bounds;
@@ -24,7 +26,7 @@ use zaqar_notify::mail::{self, Mail, Security, Smtp, Template};
 use zaqar_notify::retry::Tail;
 use zaqar_notify::signature::Scheme;
 use zaqar_notify::trust::{self, PlainHosts, Trusts};
-use zaqar_notify::webhook::request_headers;
+use zaqar_notify::webhook::{check_post_data, request_headers};
 use zaqar_notify::{Channel, Cipher, Handle, Options, Parts, Webhooks, Workers};
 
 use crate::announce::Integrations;
@@ -42,7 +44,7 @@ type Channels = BTreeMap<String, Arc<dyn Channel>>;
 /// The first of them that cannot be read.
 pub(crate) fn check(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<(), StartError> {
     WebhookClient::new(&client_options(&settings.notification))?;
-    Mail::new(mail_options(&settings.notification))?;
+    Mail::new(mail_options(&settings.notification), &MemoryBudget::default())?;
     TrustRules::new(settings, clock)?;
     Ok(())
 }
@@ -82,7 +84,7 @@ struct TrustRules {
 
 impl Deliveries {
     /// Makes them; nothing runs yet. The channels that were `added` serve schemes that are not
-    /// served here.
+    /// served here. Requests in flight are charged to `memory`.
     ///
     /// # Errors
     /// Certificates for webhooks or Keystone cannot be read.
@@ -93,13 +95,14 @@ impl Deliveries {
         keyring: Option<Arc<Keyring>>,
         integrations: Integrations,
         added: Channels,
+        memory: &MemoryBudget,
     ) -> Result<Self, StartError> {
         let notification = &settings.notification;
         let rules = SubscriberRules::new(settings, clock, added)?;
-        let webhooks = Webhooks::new(rules.client.clone());
+        let webhooks = Webhooks::new(rules.client.clone(), memory);
         let acting = rules.trusts.channel(&webhooks);
         let webhooks: Arc<dyn Channel> = Arc::new(webhooks);
-        let mail: Arc<dyn Channel> = Arc::new(Mail::new(mail_options(notification))?);
+        let mail: Arc<dyn Channel> = Arc::new(Mail::new(mail_options(notification), memory)?);
         let mut channels = rules.added.clone();
         channels.insert("mailto".to_owned(), mail);
         channels.extend(["http", "https"].map(|one| (one.to_owned(), Arc::clone(&webhooks))));
@@ -280,6 +283,7 @@ impl SubscriberRules {
     ) -> Result<(), String> {
         if let Some(options) = options {
             request_headers(options).map_err(|error| sentence(&error))?;
+            check_post_data(options).map_err(|error| sentence(&error))?;
             DeliveryOptions::parse(options).map_err(|error| sentence(&error))?;
             if let Some(filter) = options.get("filter") {
                 Filter::parse(filter).map_err(|error| sentence(&error))?;

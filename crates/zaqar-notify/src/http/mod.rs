@@ -127,6 +127,11 @@ impl WebhookClient {
         Target::checked(subscriber, &self.networks)
     }
 
+    /// The timeout of a request for which a shorter one may be asked.
+    pub(crate) fn timeout(&self, asked: Option<Duration>) -> Duration {
+        asked.map_or(self.timeout, |shorter| shorter.min(self.timeout))
+    }
+
     /// Posts once, at `now`: a date in `Retry-After` is compared with it. `timeout` can only
     /// shorten the client's own. Dropping the future ends the request.
     pub async fn post(
@@ -137,7 +142,7 @@ impl WebhookClient {
         timeout: Option<Duration>,
         now: Timestamp,
     ) -> Attempt {
-        let timeout = timeout.map_or(self.timeout, |shorter| shorter.min(self.timeout));
+        let timeout = self.timeout(timeout);
         let began = Instant::now();
         let deadline = began + timeout;
         let mut request = Request::new(Full::new(body));
