@@ -144,8 +144,9 @@ impl Webhooks {
             value.set_sensitive(true);
             headers.entry("x-auth-token").or_insert(value);
         }
+        let Outgoing { queue, now, .. } = *outgoing;
         let timeout = self.client.timeout(outgoing.timeout).saturating_sub(permit.waited);
-        self.client.post(target, headers, body, Some(timeout), outgoing.now).await
+        self.client.post(&queue.project, target, headers, body, Some(timeout), now).await
     }
 }
 

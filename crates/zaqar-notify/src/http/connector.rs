@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 use tracing::warn;
-use zaqar_core::StateLog;
+use zaqar_core::{ProjectId, StateLog};
 
 use super::Resolve;
 use crate::address::{Networks, Refused};
@@ -22,6 +22,11 @@ use crate::target::literal;
 
 type Connecting<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+tokio::task_local! {
+    /// The project whose request is being sent: a connector is only given the URI.
+    pub(super) static PROJECT: ProjectId;
+}
 
 /// Why connecting failed, in words that a tenant may read.
 #[derive(Debug, thiserror::Error)]
@@ -79,19 +84,24 @@ impl Guarded {
     }
 
     /// The addresses of a host; an error if one of them is refused.
-    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
+    async fn resolve(
+        &self,
+        project: &ProjectId,
+        host: &str,
+        port: u16,
+    ) -> Result<Vec<SocketAddr>, ConnectError> {
         let addresses = match literal(host) {
             Some(address) => {
                 self.networks.check(address)?;
                 vec![address]
             }
-            None => self.look_up(host).await.map_err(|error| hide(host, &error))?,
+            None => self.look_up(project, host).await.map_err(|error| hide(host, &error))?,
         };
         Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
     }
 
-    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
-        let addresses = self.resolver.resolve(name).await?;
+    async fn look_up(&self, project: &ProjectId, name: &str) -> Result<Vec<IpAddr>, LookupError> {
+        let addresses = self.resolver.resolve(project, name).await?;
         if addresses.is_empty() {
             return Err(LookupError::NoAddress);
         }
@@ -99,12 +109,12 @@ impl Guarded {
         Ok(addresses)
     }
 
-    async fn connect(self, uri: Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+    async fn connect(self, uri: Uri, project: ProjectId) -> Result<TokioIo<TcpStream>, ConnectError> {
         let is_secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
         let host = uri.host().unwrap_or_default();
         let mut last = None;
-        for address in self.resolve(host, port).await? {
+        for address in self.resolve(&project, host, port).await? {
             match TcpStream::connect(address).await {
                 Ok(stream) => {
                     stream.set_nodelay(true).map_err(ConnectError::Dial)?;
@@ -128,7 +138,10 @@ impl Service<Uri> for Guarded {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        Box::pin(self.clone().connect(uri))
+        match PROJECT.try_with(ProjectId::clone) {
+            Ok(project) => Box::pin(self.clone().connect(uri, project)),
+            Err(error) => Box::pin(async move { Err(ConnectError::Dial(io::Error::other(error))) }),
+        }
     }
 }
 

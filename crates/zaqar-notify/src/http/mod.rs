@@ -20,13 +20,13 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
-use zaqar_core::Timestamp;
+use zaqar_core::{ProjectId, Timestamp};
 
 use crate::address::Networks;
 use crate::outcome::{Answer, Attempt, Failure};
 use crate::retry::RetryAfter;
 use crate::target::{Target, TargetError};
-use connector::{Bounded, ConnectError, Guarded};
+use connector::{Bounded, ConnectError, Guarded, PROJECT};
 pub use resolve::{Resolve, SystemResolver};
 pub use tls::{Roots, RootsError};
 
@@ -132,10 +132,11 @@ impl WebhookClient {
         asked.map_or(self.timeout, |shorter| shorter.min(self.timeout))
     }
 
-    /// Posts once, at `now`: a date in `Retry-After` is compared with it. `timeout` can only
-    /// shorten the client's own. Dropping the future ends the request.
+    /// Posts once for a project, at `now`: a date in `Retry-After` is compared with it. `timeout`
+    /// can only shorten the client's own. Dropping the future ends the request.
     pub async fn post(
         &self,
+        project: &ProjectId,
         target: &Target,
         headers: HeaderMap,
         body: Bytes,
@@ -151,7 +152,8 @@ impl WebhookClient {
         *request.headers_mut() = headers;
         let agent = HeaderValue::from_static(concat!("zaqar-server/", env!("CARGO_PKG_VERSION")));
         request.headers_mut().entry(USER_AGENT).or_insert(agent);
-        match tokio::time::timeout_at(deadline, self.client.request(request)).await {
+        let sending = PROJECT.scope(project.clone(), self.client.request(request));
+        match tokio::time::timeout_at(deadline, sending).await {
             Err(_) => Attempt::Failed(Failure::TimedOut(timeout)),
             Ok(Err(error)) => Attempt::Failed(failure(&error)),
             Ok(Ok(response)) => {

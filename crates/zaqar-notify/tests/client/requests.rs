@@ -13,7 +13,9 @@ use zaqar_notify::http::{Options, WebhookClient};
 use zaqar_notify::outcome::{Answer, Attempt, Failure, Verdict};
 use zaqar_notify::retry::RetryAfter;
 
-use crate::receiver::{NOW, Receiver, answer_all, answered, client, options, post, read_request};
+use crate::receiver::{
+    NOW, Receiver, answer_all, answered, client, options, post, project, read_request,
+};
 
 #[tokio::test]
 async fn a_request_arrives_as_it_was_made() {
@@ -30,7 +32,7 @@ async fn a_request_arrives_as_it_was_made() {
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     headers.insert("x-own", HeaderValue::from_static("yes"));
     let body = Bytes::from_static(b"{\"ttl\":60}");
-    let attempt = client().post(&receiver.target(), headers, body, None, NOW).await;
+    let attempt = client().post(&project("p"), &receiver.target(), headers, body, None, NOW).await;
     assert_eq!(answered(attempt).status, 204);
     let request = requests.recv().await.unwrap();
     assert!(request.starts_with("POST /hook HTTP/1.1\r\n"), "{request}");
@@ -142,7 +144,8 @@ async fn a_shorter_time_out_is_kept_and_a_longer_one_is_not() {
         let (client, target) = (client.clone(), receiver.target());
         let asked = Some(Duration::from_secs(asked));
         let posting = tokio::spawn(async move {
-            client.post(&target, HeaderMap::new(), Bytes::from_static(b"{}"), asked, NOW).await
+            let body = Bytes::from_static(b"{}");
+            client.post(&project("p"), &target, HeaderMap::new(), body, asked, NOW).await
         });
         arrived.notified().await;
         tokio::time::pause();
@@ -274,7 +277,11 @@ struct Unresolved;
 
 #[async_trait::async_trait]
 impl zaqar_notify::http::Resolve for Unresolved {
-    async fn resolve(&self, _: &str) -> std::io::Result<Vec<std::net::IpAddr>> {
+    async fn resolve(
+        &self,
+        _: &zaqar_core::ProjectId,
+        _: &str,
+    ) -> std::io::Result<Vec<std::net::IpAddr>> {
         std::future::pending().await
     }
 }
