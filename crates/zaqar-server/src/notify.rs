@@ -172,11 +172,17 @@ impl TrustRules {
     }
 }
 
+fn number(option: u64) -> usize {
+    usize::try_from(option).unwrap_or(usize::MAX)
+}
+
 fn client_options(notification: &Notification) -> http::Options {
     http::Options {
         networks: Networks::allowing(notification.allow_networks.clone()),
         connect_timeout: notification.connect_timeout,
         timeout: notification.timeout,
+        max_kept: 2 * number(notification.max_workers),
+        max_kept_per_project: 2 * number(notification.max_per_project),
         roots: notification.ca_file.clone().map_or(Roots::System, Roots::File),
         ..http::Options::default()
     }
@@ -225,7 +231,7 @@ fn options(notification: &Notification) -> Options {
     let total = notification.extended_retry_time;
     let tail = (!total.is_zero()).then(|| Tail { total, ..Tail::default() });
     let require_confirmation = notification.require_confirmation;
-    let log = usize::try_from(notification.log).unwrap_or(usize::MAX);
+    let log = number(notification.log);
     let log_time = notification.log_time;
     Options { limits, require_confirmation, tail, log, log_time, ..defaults }
 }

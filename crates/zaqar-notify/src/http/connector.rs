@@ -10,13 +10,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 use tracing::warn;
 use zaqar_core::{ProjectId, StateLog};
 
 use super::Resolve;
+use super::open::{CountedStream, Open, OpenConnections};
 use crate::address::{Networks, Refused};
 use crate::target::literal;
 
@@ -70,6 +70,8 @@ fn hide(name: &str, error: &LookupError) -> ConnectError {
 pub(super) struct Guarded {
     resolver: Arc<dyn Resolve>,
     networks: Arc<Networks>,
+    open: OpenConnections,
+    is_kept: bool,
 }
 
 impl fmt::Debug for Guarded {
@@ -79,8 +81,19 @@ impl fmt::Debug for Guarded {
 }
 
 impl Guarded {
-    pub(super) fn new(resolver: impl Resolve + 'static, networks: Networks) -> Self {
-        Self { resolver: Arc::new(resolver), networks: Arc::new(networks) }
+    /// Connections are kept when their requests have ended.
+    pub(super) fn new(
+        resolver: impl Resolve + 'static,
+        networks: Networks,
+        open: OpenConnections,
+    ) -> Self {
+        let (resolver, networks) = (Arc::new(resolver), Arc::new(networks));
+        Self { resolver, networks, open, is_kept: true }
+    }
+
+    /// The same, for connections that are not kept.
+    pub(super) fn unkept(&self) -> Self {
+        Self { is_kept: false, ..self.clone() }
     }
 
     /// The addresses of a host; an error if one of them is refused.
@@ -109,16 +122,16 @@ impl Guarded {
         Ok(addresses)
     }
 
-    async fn connect(self, uri: Uri, project: ProjectId) -> Result<TokioIo<TcpStream>, ConnectError> {
+    async fn connect(self, uri: Uri, open: Open) -> Result<CountedStream, ConnectError> {
         let is_secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
         let host = uri.host().unwrap_or_default();
         let mut last = None;
-        for address in self.resolve(&project, host, port).await? {
+        for address in self.resolve(open.project(), host, port).await? {
             match TcpStream::connect(address).await {
                 Ok(stream) => {
                     stream.set_nodelay(true).map_err(ConnectError::Dial)?;
-                    return Ok(TokioIo::new(stream));
+                    return Ok(CountedStream::new(stream, self.is_kept, open));
                 }
                 Err(error) => last = Some(error),
             }
@@ -129,7 +142,7 @@ impl Guarded {
 }
 
 impl Service<Uri> for Guarded {
-    type Response = TokioIo<TcpStream>;
+    type Response = CountedStream;
     type Error = ConnectError;
     type Future = Connecting<Self::Response, Self::Error>;
 
@@ -139,22 +152,26 @@ impl Service<Uri> for Guarded {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         match PROJECT.try_with(ProjectId::clone) {
-            Ok(project) => Box::pin(self.clone().connect(uri, project)),
+            Ok(project) => Box::pin(self.clone().connect(uri, self.open.open(project))),
             Err(error) => Box::pin(async move { Err(ConnectError::Dial(io::Error::other(error))) }),
         }
     }
 }
 
-/// Applies a timeout to connecting, including the TLS handshake.
+/// Applies a timeout to connecting, including the TLS handshake, and chooses between connections
+/// that are kept and ones that are not.
 #[derive(Debug, Clone)]
 pub(super) struct Bounded<C> {
-    inner: C,
+    kept: C,
+    /// Without HTTP/2, whose connections are in the pool as soon as they are open.
+    unkept: C,
+    open: OpenConnections,
     timeout: Duration,
 }
 
 impl<C> Bounded<C> {
-    pub(super) const fn new(inner: C, timeout: Duration) -> Self {
-        Self { inner, timeout }
+    pub(super) const fn new(kept: C, unkept: C, open: OpenConnections, timeout: Duration) -> Self {
+        Self { kept, unkept, open, timeout }
     }
 }
 
@@ -169,11 +186,16 @@ where
     type Future = Connecting<C::Response, BoxError>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context)
+        match self.kept.poll_ready(context) {
+            Poll::Ready(Ok(())) => self.unkept.poll_ready(context),
+            other => other,
+        }
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = self.inner.call(uri);
+        let is_kept = PROJECT.try_with(|project| self.open.has_room(project)).unwrap_or(false);
+        let connector = if is_kept { &mut self.kept } else { &mut self.unkept };
+        let connecting = connector.call(uri);
         let timeout = self.timeout;
         Box::pin(async move {
             match tokio::time::timeout(timeout, connecting).await {

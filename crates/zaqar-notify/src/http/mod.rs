@@ -6,6 +6,7 @@
 //! for each connection.
 
 mod connector;
+mod open;
 mod resolve;
 mod tls;
 
@@ -27,6 +28,7 @@ use crate::outcome::{Answer, Attempt, Failure};
 use crate::retry::RetryAfter;
 use crate::target::{Target, TargetError};
 use connector::{Bounded, ConnectError, Guarded, PROJECT};
+use open::OpenConnections;
 pub use resolve::{Resolve, SystemResolver};
 pub use tls::{Roots, RootsError};
 
@@ -47,13 +49,19 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// Idle connections that are kept for each destination.
     pub max_idle: usize,
+    /// Open connections, idle or not, up to which a new one is kept when its request has ended.
+    /// While there are more, a new one is closed then. So there are never more idle ones.
+    pub max_kept: usize,
+    /// The same for the connections of one project.
+    pub max_kept_per_project: usize,
     /// The trusted CA certificates.
     pub roots: Roots,
 }
 
 impl Default for Options {
     /// Public addresses; 5 s to connect, 15 s in all; bodies of 64 KiB, headers of 64 KiB; 16 idle
-    /// connections, as many as a destination has in flight, for 30 s; the system's certificates.
+    /// connections, as many as a destination has in flight, for 30 s; 512 kept ones, 128 of one
+    /// project, twice as many as deliveries in flight; the system's certificates.
     fn default() -> Self {
         Self {
             networks: Networks::default(),
@@ -63,6 +71,8 @@ impl Default for Options {
             max_headers: 64 * 1024,
             idle_timeout: Duration::from_secs(30),
             max_idle: 16,
+            max_kept: 512,
+            max_kept_per_project: 128,
             roots: Roots::System,
         }
     }
@@ -94,14 +104,16 @@ impl WebhookClient {
         options: &Options,
         resolver: impl Resolve + 'static,
     ) -> Result<Self, RootsError> {
-        let guarded = Guarded::new(resolver, options.networks.clone());
+        let open = OpenConnections::new(options.max_kept, options.max_kept_per_project);
+        let guarded = Guarded::new(resolver, options.networks.clone(), open.clone());
         let tls = tls::config(&options.roots)?;
-        let https = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(guarded);
-        let connector = Bounded::new(https, options.connect_timeout);
+        let https = || {
+            let builder = hyper_rustls::HttpsConnectorBuilder::new();
+            builder.with_tls_config(tls.clone()).https_or_http()
+        };
+        let unkept = https().enable_http1().wrap_connector(guarded.unkept());
+        let kept = https().enable_all_versions().wrap_connector(guarded);
+        let connector = Bounded::new(kept, unkept, open, options.connect_timeout);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())

@@ -99,8 +99,15 @@ pub(crate) fn client() -> WebhookClient {
 }
 
 pub(crate) async fn post(client: &WebhookClient, target: &Target) -> Attempt {
-    let body = Bytes::from_static(b"{}");
-    client.post(&project("p"), target, HeaderMap::new(), body, None, NOW).await
+    post_for(&project("p"), client, target).await
+}
+
+pub(crate) async fn post_for(
+    project: &ProjectId,
+    client: &WebhookClient,
+    target: &Target,
+) -> Attempt {
+    client.post(project, target, HeaderMap::new(), Bytes::from_static(b"{}"), None, NOW).await
 }
 
 pub(crate) fn project(name: &str) -> ProjectId {

@@ -14,7 +14,7 @@ use zaqar_notify::outcome::{Answer, Attempt, Failure, Verdict};
 use zaqar_notify::retry::RetryAfter;
 
 use crate::receiver::{
-    NOW, Receiver, answer_all, answered, client, options, post, project, read_request,
+    NOW, Receiver, answer_all, answered, client, options, post, post_for, project, read_request,
 };
 
 #[tokio::test]
@@ -257,6 +257,47 @@ async fn nobody_listens() {
     tokio::task::yield_now().await;
     let attempt = post(&client(), &target).await;
     assert_eq!(attempt.verdict(), Verdict::Retry(None));
+}
+
+/// Above the limits, a connection ends with its request; so a project that sends to very many
+/// receivers fills no table of descriptors.
+#[tokio::test]
+async fn kept_connections_are_bounded() {
+    let options = Options { max_kept: 3, max_kept_per_project: 2, ..options() };
+    let client = WebhookClient::new(&options).unwrap();
+    let (one, other, third) = (project("one"), project("other"), project("third"));
+    let mut receivers = Vec::new();
+    for (project, is_kept) in [
+        (&one, true),
+        (&one, true),
+        (&one, false),
+        (&other, true),
+        (&other, false),
+        (&third, false),
+    ] {
+        let (ended, end) = tokio::sync::oneshot::channel::<()>();
+        let ended = std::sync::Mutex::new(Some(ended));
+        let receiver = Receiver::start(move |_, stream| {
+            let ended = ended.lock().unwrap().take();
+            async move {
+                answer_all(stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                drop(ended);
+            }
+        })
+        .await;
+        let attempt = post_for(project, &client, &receiver.target()).await;
+        assert_eq!(answered(attempt).status, 200);
+        if !is_kept {
+            // The client has closed it.
+            end.await.unwrap_err();
+        }
+        receivers.push((project, receiver, is_kept));
+    }
+    for (project, receiver, is_kept) in &receivers {
+        let attempt = post_for(project, &client, &receiver.target()).await;
+        assert_eq!(answered(attempt).status, 200);
+        assert_eq!(receiver.connections(), if *is_kept { 1 } else { 2 });
+    }
 }
 
 #[tokio::test]
