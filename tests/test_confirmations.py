@@ -149,6 +149,29 @@ def test_another_subscriber_must_confirm_for_itself(
     assert len(receiver.of("/mine")) == 1
 
 
+def test_a_repeated_change_asks_again_until_the_subscriber_confirms(
+    new_server: Callable[..., Server], receiver: Receiver
+):
+    """A server may stop between the change and the question; its client repeats the change."""
+    server = new_server(options=CONFIRMED).start()
+    with Api(server.url) as api:
+        path = f"/v2/queues/q/subscriptions/{subscribe(api, receiver.url('/mine'))}"
+        for change in ({"subscriber": receiver.url("/other")}, {"ttl": 3600}):
+            assert api.call("PATCH", path, json=change).status_code == 204
+        for asked in (2, 3):
+            same = {"subscriber": receiver.url("/other")}
+            assert api.call("PATCH", path, json=same).status_code == 204
+            wait_until(lambda: len(receiver.of("/other")) >= asked, f"{asked} requests")
+        request = receiver.of("/other")[-1].json
+        assert request["Message_Type"] == "SubscriptionConfirmation"
+        assert signed_put(server, request, True).status_code == 204
+        assert api.call("PATCH", path, json=same).status_code == 204
+        api.post("q", "a message")
+        wait_until(lambda: len(receiver.of("/other")) >= 4, "the message")
+    assert len(receiver.of("/other")) == 4
+    assert receiver.of("/other")[-1].json["body"] == "a message"
+
+
 def test_a_policy_leaves_confirming_to_the_link(
     new_server: Callable[..., Server], receiver: Receiver, tmp_path: Path
 ):

@@ -349,6 +349,7 @@ class TestTargets:
         [
             ({"post_headers": {"Host": "a"}}, "Host"),
             ({"post_headers": {"X": "a\r\nY: b"}}, "X"),
+            ({"post_data": ["$zaqar_message$"] * 5}, "at most 4 are allowed"),
             ({"post_headers": [1]}, "post_headers"),
             ({"filter": {"headers": [1]}}, "headers"),
             ({"ordered": "yes"}, "ordered"),

@@ -217,7 +217,8 @@ impl Api {
     }
 
     /// Changes the given parts of a subscription. One with another subscriber is not confirmed, and
-    /// the new subscriber is asked.
+    /// the new subscriber is asked. A request that gives the same subscriber again asks again until
+    /// it has confirmed.
     ///
     /// # Errors
     /// [`Error::Invalid`] for invalid values; [`Error::SubscriptionUnchanged`] if nothing is given;
@@ -263,8 +264,12 @@ impl Api {
         }
         // One that is the same is not written: it may be changed meanwhile.
         let before = stored.as_ref().map(|stored| &stored.subscriber);
+        let is_confirmed = stored.as_ref().is_some_and(|stored| stored.confirmed);
+        let is_given = request.subscriber.is_some();
         let subscriber = request.subscriber.filter(|subscriber| Some(subscriber) != before);
         let is_other = subscriber.is_some();
+        // Also one that is the same: the server may have stopped before it asked.
+        let asks = is_given && (is_other || !is_confirmed);
         let change = SubscriptionChange {
             subscriber,
             ttl,
@@ -280,7 +285,7 @@ impl Api {
             Changed::Done => {
                 if let Some(subscribers) = self.subscribers() {
                     subscribers.changed(&key, parsed).await;
-                    if is_other {
+                    if asks {
                         let ttl = ttl.or(stored.map(|stored| stored.ttl)).unwrap_or_default();
                         subscribers.created(&key, parsed, ttl).await;
                     }

@@ -388,6 +388,10 @@ impl Sending<'_> {
 fn ended(attempt: &Attempt) -> Ended {
     match attempt.verdict() {
         _ if attempt.is_overload() => Ended::Overloaded,
+        // It says nothing about the destination.
+        Verdict::Retry(_) if matches!(attempt, Attempt::Failed(Failure::OverBudget(_))) => {
+            Ended::NotSent
+        }
         Verdict::Delivered | Verdict::Suspend => Ended::Working,
         Verdict::Retry(_) => Ended::Failing,
         Verdict::Rejected => match attempt {

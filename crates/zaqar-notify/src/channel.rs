@@ -6,14 +6,15 @@ use async_trait::async_trait;
 use http::HeaderValue;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use zaqar_core::{MessageId, QueueKey, Secret, SubscriptionId, Timestamp};
+use zaqar_core::{MemoryBudget, MessageId, QueueKey, Secret, SubscriptionId, Timestamp};
 
 use crate::http::WebhookClient;
+use crate::memory::RequestMemory;
 use crate::outcome::{Attempt, Failure};
 use crate::row::Content;
 use crate::signature::SigningKeys;
 use crate::target::{Origin, Target};
-use crate::webhook::{Notification, request_body, request_headers, to_array};
+use crate::webhook::{Notification, RequestBody, request_headers, to_array};
 
 /// A message to send.
 #[derive(Debug, Clone, Copy)]
@@ -71,12 +72,13 @@ pub trait Channel: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct Webhooks {
     client: WebhookClient,
+    memory: RequestMemory,
 }
 
 impl Webhooks {
-    /// Sends webhooks through a client.
-    pub const fn new(client: WebhookClient) -> Self {
-        Self { client }
+    /// Sends webhooks through a client. Requests in flight are charged to a budget.
+    pub fn new(client: WebhookClient, memory: &MemoryBudget) -> Self {
+        Self { client, memory: RequestMemory::new(memory) }
     }
 }
 
@@ -114,8 +116,16 @@ impl Webhooks {
             Ok(headers) => headers,
             Err(error) => return Attempt::Failed(Failure::Unusable(error.to_string())),
         };
-        let (id, message) = (request_id(outgoing), message(outgoing));
-        let body = request_body(outgoing.options, message);
+        let id = request_id(outgoing);
+        let body = match RequestBody::new(outgoing.options, message(outgoing)) {
+            Ok(body) => body,
+            Err(error) => return Attempt::Failed(Failure::Unusable(error.to_string())),
+        };
+        let permit = match self.memory.acquire(outgoing, body.len()).await {
+            Ok(permit) => permit,
+            Err(failure) => return Attempt::Failed(failure),
+        };
+        let body = body.build();
         if let Some(keys) = outgoing.signing {
             let signature = keys.sign(&id, outgoing.now, &body);
             if let Ok(signature) = signature.parse() {
@@ -134,7 +144,9 @@ impl Webhooks {
             value.set_sensitive(true);
             headers.entry("x-auth-token").or_insert(value);
         }
-        self.client.post(target, headers, body, outgoing.timeout, outgoing.now).await
+        let Outgoing { queue, now, .. } = *outgoing;
+        let timeout = self.client.timeout(outgoing.timeout).saturating_sub(permit.waited);
+        self.client.post(&queue.project, target, headers, body, Some(timeout), now).await
     }
 }
 

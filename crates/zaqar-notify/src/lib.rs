@@ -22,6 +22,7 @@ mod in_service;
 mod log;
 mod log_store;
 pub mod mail;
+mod memory;
 pub mod outcome;
 mod rates;
 mod read_subject;

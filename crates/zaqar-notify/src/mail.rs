@@ -15,9 +15,10 @@ use serde_json::{Map, Value};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tracing::warn;
-use zaqar_core::{Secret, StateLog};
+use zaqar_core::{MemoryBudget, Secret, StateLog};
 
 use crate::channel::{Channel, Outgoing, request_id};
+use crate::memory::RequestMemory;
 use crate::outcome::{Answer, Attempt, Failure};
 use crate::row::Content;
 use crate::target::Origin;
@@ -93,6 +94,7 @@ pub struct Options {
 pub struct Mail {
     options: Options,
     transport: Transport,
+    memory: RequestMemory,
 }
 
 impl std::fmt::Debug for Mail {
@@ -130,16 +132,17 @@ pub enum MailError {
 }
 
 impl Mail {
-    /// Mail with these options. Nothing is connected yet.
+    /// Mail with these options. Mail that is being sent is charged to a budget. Nothing is
+    /// connected yet.
     ///
     /// # Errors
     /// [`MailError`].
-    pub fn new(options: Options) -> Result<Self, MailError> {
+    pub fn new(options: Options, memory: &MemoryBudget) -> Result<Self, MailError> {
         let transport = match &options.mailer {
             Mailer::Command(_) => Transport::Command,
             Mailer::Smtp(smtp) => Transport::Smtp(Box::new(connect(smtp, options.timeout)?)),
         };
-        Ok(Self { options, transport })
+        Ok(Self { options, transport, memory: RequestMemory::new(memory) })
     }
 
     fn message(&self, outgoing: &Outgoing<'_>) -> Result<Message, String> {
@@ -256,6 +259,12 @@ impl Channel for Mail {
         let message = match self.message(outgoing) {
             Ok(message) => message,
             Err(why) => return Attempt::Failed(Failure::Unusable(why)),
+        };
+        // The mail is encoded once more to be sent.
+        let text: usize = outgoing.messages.iter().map(|one| one.body.len()).sum();
+        let _permit = match self.memory.acquire(outgoing, 2 * text).await {
+            Ok(permit) => permit,
+            Err(failure) => return Attempt::Failed(failure),
         };
         let sending = async {
             match (&self.transport, &self.options.mailer) {
@@ -448,14 +457,14 @@ mod tests {
             body: "{0} {1} {2}".to_owned(),
             sender: "Zaqar <zaqar@example.org>".to_owned(),
         };
-        Mail::new(Options {
+        let options = Options {
             mailer: Mailer::Command(vec!["/nonexistent/internal/sendmail".to_owned()]),
             confirmation: template(),
             unsubscription: template(),
             confirmation_url: None,
             timeout: Duration::from_secs(60),
-        })
-        .unwrap()
+        };
+        Mail::new(options, &MemoryBudget::default()).unwrap()
     }
 
     fn with_outgoing<T>(use_it: impl FnOnce(&Outgoing<'_>) -> T) -> T {

@@ -40,6 +40,9 @@ pub enum Failure {
     /// The subscriber's address is invalid, or the request cannot be built.
     #[error("the request cannot be made: {0}")]
     Unusable(String),
+    /// The memory budget has no room for the request.
+    #[error("not sent: {0}")]
+    OverBudget(#[from] zaqar_core::OverBudget),
     /// The subscriber needs a token of its owner, and there is none.
     #[error("no token: {0}")]
     NoToken(String),
@@ -80,7 +83,8 @@ impl Attempt {
             },
             Self::Failed(Failure::Refused(_) | Failure::Unusable(_)) => Verdict::Rejected,
             Self::Failed(
-                Failure::NoToken(_)
+                Failure::OverBudget(_)
+                | Failure::NoToken(_)
                 | Failure::NoConnection(_)
                 | Failure::NoAnswer(_)
                 | Failure::TimedOut(_),
@@ -125,9 +129,12 @@ mod tests {
             .check([127, 0, 0, 1].into())
             .expect_err("loopback is refused");
         let text = || "x".to_owned();
+        let scope = zaqar_core::MemoryScope::Project;
+        let over = zaqar_core::OverBudget { scope, limit: 1, in_use: 1, requested: 1 };
         let table = [
             (Failure::Refused(refused), Verdict::Rejected, false),
             (Failure::Unusable(text()), Verdict::Rejected, false),
+            (Failure::OverBudget(over), Verdict::Retry(None), false),
             (Failure::NoToken(text()), Verdict::Retry(None), false),
             (Failure::NoConnection(text()), Verdict::Retry(None), false),
             (Failure::NoAnswer(text()), Verdict::Retry(None), false),

@@ -1,14 +1,24 @@
 //! The request that sends a message to a webhook.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use zaqar_core::MessageId;
 
-/// The placeholder for the message in `post_data`.
-const PLACEHOLDER: &str = "\"$zaqar_message$\"";
+/// The placeholder for the message in `post_data`, without its quotes.
+const PLACEHOLDER: &str = "$zaqar_message$";
+/// The quotes around it.
+const QUOTE: &str = "\"";
 /// The same in a JSON text within a string: `post_data` that was encoded twice.
-const QUOTED_PLACEHOLDER: &str = "\\\"$zaqar_message$\\\"";
+const ESCAPED_QUOTE: &str = "\\\"";
+
+/// Placeholders for the message in `post_data`, at most.
+pub const MAX_PLACEHOLDERS: usize = 4;
+/// The longest body of a request that has its message more than once, in bytes: that many of the
+/// largest batch, and what surrounds them.
+pub const MAX_REPEATED_BYTES: usize = 5 * 1024 * 1024;
 
 /// Headers of `post_headers`, at most.
 pub const MAX_POST_HEADERS: usize = 32;
@@ -75,6 +85,28 @@ pub enum OptionsError {
         /// Its name.
         name: String,
     },
+    /// More than [`MAX_PLACEHOLDERS`].
+    #[error(
+        "post_data has the placeholder \"$zaqar_message$\" {count} times; at most \
+         {MAX_PLACEHOLDERS} are allowed"
+    )]
+    TooManyPlaceholders {
+        /// Their number.
+        count: usize,
+    },
+}
+
+/// The message is too large for a `post_data` that repeats it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "post_data repeats the message {copies} times, which makes {bytes} bytes; at most \
+     {MAX_REPEATED_BYTES} are sent"
+)]
+pub struct TooLong {
+    /// How often it has the message.
+    pub copies: usize,
+    /// The length of the body that would be sent.
+    pub bytes: usize,
 }
 
 impl Notification<'_> {
@@ -98,8 +130,12 @@ impl Notification<'_> {
     /// In `post_data`, `"$zaqar_message$"` with its quotes becomes the message, at any depth; if
     /// the quotes are escaped, within a string, it becomes the message escaped likewise. A
     /// `post_data` that is another JSON value is converted to text first.
-    pub fn request_body(&self, options: &Map<String, Value>) -> Bytes {
-        request_body(options, self.to_json())
+    ///
+    /// # Errors
+    /// [`TooLong`] if the body would have the message more than once, and more than
+    /// [`MAX_REPEATED_BYTES`] bytes.
+    pub fn request_body(&self, options: &Map<String, Value>) -> Result<Bytes, TooLong> {
+        RequestBody::new(options, self.to_json()).map(RequestBody::build)
     }
 }
 
@@ -117,42 +153,134 @@ pub fn to_array(notifications: impl IntoIterator<Item = (MessageId, Vec<u8>)>) -
     out
 }
 
-/// The body of a request with `message`, which is JSON text: see
+/// The body of a request before it is built: its length is known first. See
 /// [`Notification::request_body`].
-pub fn request_body(options: &Map<String, Value>, message: Vec<u8>) -> Bytes {
-    let template = match options.get("post_data") {
-        None | Some(Value::Null) => return message.into(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-    };
-    // Bodies were checked to be UTF-8 when they were posted.
-    let message = String::from_utf8_lossy(&message);
-    fill(&template, &message).into()
+pub(crate) struct RequestBody<'a> {
+    post_data: Option<PostData<'a>>,
+    /// JSON text.
+    message: Vec<u8>,
+    len: usize,
 }
 
-/// Replaces placeholders in one pass: placeholders in the message are not replaced.
-fn fill(template: &str, message: &str) -> String {
-    let escaped = || {
-        let quoted = Value::from(message).to_string();
-        quoted[1..quoted.len() - 1].to_owned()
-    };
-    let mut out = String::with_capacity(template.len() + message.len());
-    let mut rest = template;
-    loop {
-        let plain = rest.find(PLACEHOLDER);
-        let quoted = rest.find(QUOTED_PLACEHOLDER);
-        let (at, placeholder, text) = match (plain, quoted) {
-            (None, None) => break,
-            (Some(at), None) => (at, PLACEHOLDER, message.to_owned()),
-            (Some(at), Some(other)) if at < other => (at, PLACEHOLDER, message.to_owned()),
-            (_, Some(at)) => (at, QUOTED_PLACEHOLDER, escaped()),
+/// `post_data` and the texts that replace its placeholders.
+struct PostData<'a> {
+    template: Cow<'a, str>,
+    plain: String,
+    /// The message in a string; empty if there is no such placeholder.
+    escaped: String,
+}
+
+/// A part of `post_data`.
+enum Piece<'a> {
+    Text(&'a str),
+    Plain,
+    Escaped,
+}
+
+impl<'a> RequestBody<'a> {
+    /// The body with a message, which is JSON text.
+    pub(crate) fn new(options: &'a Map<String, Value>, message: Vec<u8>) -> Result<Self, TooLong> {
+        let Some(template) = template(options) else {
+            let len = message.len();
+            return Ok(Self { post_data: None, message, len });
         };
-        out.push_str(&rest[..at]);
-        out.push_str(&text);
-        rest = &rest[at + placeholder.len()..];
+        // Bodies were checked to be UTF-8 when they were posted.
+        let plain = String::from_utf8_lossy(&message).into_owned();
+        let is_escaped = pieces(&template).any(|piece| matches!(piece, Piece::Escaped));
+        let escaped = if is_escaped { escaped(&plain) } else { String::new() };
+        let post_data = PostData { template, plain, escaped };
+        let (copies, bytes) = post_data.size();
+        if copies > 1 && bytes > MAX_REPEATED_BYTES {
+            return Err(TooLong { copies, bytes });
+        }
+        Ok(Self { post_data: Some(post_data), message, len: bytes })
     }
-    out.push_str(rest);
-    out
+
+    /// Its length in bytes.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn build(self) -> Bytes {
+        let Some(post_data) = self.post_data else { return self.message.into() };
+        let mut out = String::with_capacity(self.len);
+        post_data.texts().for_each(|text| out.push_str(text));
+        out.into()
+    }
+}
+
+impl PostData<'_> {
+    /// In one pass: placeholders in the message are not replaced.
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        pieces(&self.template).map(|piece| match piece {
+            Piece::Text(text) => text,
+            Piece::Plain => &self.plain,
+            Piece::Escaped => &self.escaped,
+        })
+    }
+
+    /// How often it has the message, and its length.
+    fn size(&self) -> (usize, usize) {
+        (placeholders(&self.template), self.texts().map(str::len).sum())
+    }
+}
+
+/// The text of the option `post_data`.
+fn template(options: &Map<String, Value>) -> Option<Cow<'_, str>> {
+    match options.get("post_data") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(Cow::Borrowed(text)),
+        Some(other) => Some(Cow::Owned(other.to_string())),
+    }
+}
+
+/// The message within a string of a JSON text.
+fn escaped(message: &str) -> String {
+    let quoted = Value::from(message).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// The pieces of a `post_data`, in their order. Cost: its length.
+fn pieces(template: &str) -> impl Iterator<Item = Piece<'_>> {
+    let mut names = template.match_indices(PLACEHOLDER);
+    let (mut from, mut next) = (0, None);
+    std::iter::from_fn(move || {
+        if let Some(piece) = next.take() {
+            return Some(piece);
+        }
+        for (at, _) in names.by_ref() {
+            let (before, after) = (template.get(from..at)?, &template[at + PLACEHOLDER.len()..]);
+            let quotes = [(ESCAPED_QUOTE, Piece::Escaped), (QUOTE, Piece::Plain)];
+            let found = quotes.into_iter().find_map(|(quote, piece)| {
+                after.strip_prefix(quote)?;
+                Some((before.strip_suffix(quote)?, quote, piece))
+            });
+            if let Some((text, quote, piece)) = found {
+                from = at + PLACEHOLDER.len() + quote.len();
+                next = Some(piece);
+                return Some(Piece::Text(text));
+            }
+        }
+        let rest = template.get(from..).filter(|rest| !rest.is_empty())?;
+        from = template.len();
+        Some(Piece::Text(rest))
+    })
+}
+
+fn placeholders(template: &str) -> usize {
+    pieces(template).filter(|piece| matches!(piece, Piece::Plain | Piece::Escaped)).count()
+}
+
+/// Checks the option `post_data`.
+///
+/// # Errors
+/// [`OptionsError::TooManyPlaceholders`].
+pub fn check_post_data(options: &Map<String, Value>) -> Result<(), OptionsError> {
+    let count = template(options).map_or(0, |template| placeholders(&template));
+    if count > MAX_PLACEHOLDERS {
+        return Err(OptionsError::TooManyPlaceholders { count });
+    }
+    Ok(())
 }
 
 /// The headers of the request: `Content-Type: application/json` and those of `post_headers`, which
@@ -208,7 +336,7 @@ mod tests {
         Notification { ttl: 60, body: br#"{"a":"\"$zaqar_message$\""}"#, queue: "q" };
 
     fn sent(options: Value) -> String {
-        String::from_utf8(MESSAGE.request_body(&object(options)).to_vec()).unwrap()
+        String::from_utf8(MESSAGE.request_body(&object(options)).unwrap().to_vec()).unwrap()
     }
 
     #[test]
@@ -263,6 +391,56 @@ mod tests {
         let inner: Value = serde_json::from_str(found["input"].as_str().unwrap()).unwrap();
         assert_eq!(inner, json!({ "notification": message }));
         assert_eq!(found["and"], message);
+    }
+
+    #[test]
+    fn quotes_are_shared_by_no_two_placeholders() {
+        let message = sent(json!({}));
+        for (post_data, expected) in [
+            ("\"$zaqar_message$\"$zaqar_message$\"", format!("{message}$zaqar_message$\"")),
+            ("\\\"$zaqar_message$\"", format!("\\{message}")),
+            ("\"$zaqar_message$\\\"", "\"$zaqar_message$\\\"".to_owned()),
+            ("$zaqar_message$\"$zaqar_message$\"", format!("$zaqar_message${message}")),
+        ] {
+            assert_eq!(sent(json!({ "post_data": post_data })), expected, "{post_data}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_placeholders_is_bounded() {
+        let check = |count: usize| {
+            let post_data = vec!["$zaqar_message$"; count];
+            let twice = json!(json!(post_data).to_string()).to_string();
+            for post_data in [json!(post_data), json!(json!(post_data).to_string()), json!(twice)] {
+                let expected = match count {
+                    0..=4 => Ok(()),
+                    count => Err(OptionsError::TooManyPlaceholders { count }),
+                };
+                assert_eq!(check_post_data(&object(json!({"post_data": post_data}))), expected);
+            }
+        };
+        [0, 1, 4, 5, 3000].into_iter().for_each(check);
+        let without_quotes = "$zaqar_message$ ".repeat(9);
+        for post_data in [json!(null), json!(without_quotes)] {
+            assert_eq!(check_post_data(&object(json!({ "post_data": post_data }))), Ok(()));
+        }
+    }
+
+    /// A subscription of an earlier release may repeat the message as often as it likes.
+    #[test]
+    fn a_body_that_repeats_its_message_is_bounded() {
+        let body = json!("x".repeat(2_000_000)).to_string();
+        let message = Notification { ttl: 60, body: body.as_bytes(), queue: "q" };
+        let options = |post_data: Value| object(json!({ "post_data": post_data }));
+        let len = |post_data| message.request_body(&options(post_data)).map(|body| body.len());
+        let one = message.to_json().len();
+        assert_eq!(len(json!(["$zaqar_message$", "$zaqar_message$"])), Ok(2 * one + 3));
+        let bytes = 8 * one + 9;
+        assert_eq!(len(json!(vec!["$zaqar_message$"; 8])), Err(TooLong { copies: 8, bytes }));
+        let body = json!("x".repeat(2 * MAX_REPEATED_BYTES)).to_string();
+        let message = Notification { body: body.as_bytes(), ..message };
+        let once = message.request_body(&options(json!({"a": "$zaqar_message$"})));
+        assert!(once.is_ok(), "once, it is what was posted");
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Deliverer {
     async fn step(&self, row: &QueueKey, transfer: &Transfer, time: Moment) -> Result<bool, Error> {
         let source = self.store(&transfer.from).await?;
         let leg = Leg { row, transfer, source, time };
-        let to = self.registry.current_place(&transfer.target).await?;
+        let to = self.target_place(&transfer.target).await?;
         let is_leaving = self.registry.is_leaving(&transfer.target).await?;
         match &transfer.batch {
             Some(batch) if to.as_ref() != Some(&batch.to) => self.drop_batch(&leg, batch).await,
@@ -136,6 +136,18 @@ impl Deliverer {
                 None => self.drop_staged(&leg).await,
             },
         }
+    }
+
+    /// Where a dead-letter queue is; `None` if it was deleted. The configured store may have queues
+    /// that the catalogue does not have, so there the head decides.
+    async fn target_place(&self, target: &QueueKey) -> Result<Option<Place>, Error> {
+        let found = self.registry.placement(target).await?.and_then(|found| found.place);
+        if found.is_some() {
+            return Ok(found);
+        }
+        let Some(place) = self.registry.place_of_unplaced() else { return Ok(None) };
+        let head = self.store(&place).await?.generation(target).await?;
+        Ok(head.map(|_| place))
     }
 
     /// Copies the next letters to the target pool. The copy of an earlier attempt is deleted.
@@ -234,6 +246,10 @@ impl Deliverer {
             store.claim(arrival, own, &first, leg.time.now()).await?;
             store.claim_release(arrival, first.id, leg.time.now()).await?;
             let Some(generation) = store.generation(&leg.transfer.target).await? else {
+                // They may have expired.
+                if leg.is_empty(store, arrival).await? {
+                    return Ok(());
+                }
                 return Err(Error::unavailable("the dead-letter queue is not open"));
             };
             let target = leg.transfer.target.clone();
@@ -245,8 +261,7 @@ impl Deliverer {
             {
                 store.claim_release(arrival, second.id, leg.time.now()).await?;
             }
-            let rest = store.list(arrival, &everything(1), leg.time.now()).await?;
-            if rest.messages.is_empty() && rest.next.is_none() {
+            if leg.is_empty(store, arrival).await? {
                 return Ok(());
             }
         }
@@ -351,6 +366,11 @@ impl Deliverer {
 }
 
 impl Leg<'_> {
+    async fn is_empty(&self, store: &dyn MessageStore, queue: &QueueKey) -> Result<bool, Error> {
+        let rest = store.list(queue, &everything(1), self.time.now()).await?;
+        Ok(rest.messages.is_empty() && rest.next.is_none())
+    }
+
     /// The first letters of the staging queue: at most one batch.
     async fn next_letters(&self) -> Result<Vec<Message>, Error> {
         let (mut query, mut letters, mut bytes) = (everything(BATCH), Vec::new(), 0);

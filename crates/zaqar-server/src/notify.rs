@@ -15,7 +15,7 @@ use zaqar_core::delivery::{
 };
 use zaqar_core::storage::Error as StorageError;
 use zaqar_core::{
-    Clock, MessageId, Payload, ProjectId, QueueKey, Secret, StateLog, SubscriptionId,
+    Clock, MemoryBudget, MessageId, Payload, ProjectId, QueueKey, Secret, StateLog, SubscriptionId,
 };
 use zaqar_notify::address::Networks;
 use zaqar_notify::delivery_options::DeliveryOptions;
@@ -27,7 +27,7 @@ use zaqar_notify::mail::{self, Mail, Security, Smtp, Template};
 use zaqar_notify::retry::Tail;
 use zaqar_notify::signature::Scheme;
 use zaqar_notify::trust::{self, PlainHosts, Trusts};
-use zaqar_notify::webhook::request_headers;
+use zaqar_notify::webhook::{check_post_data, request_headers};
 use zaqar_notify::{Channel, Cipher, Handle, Options, Parts, Webhooks, Workers};
 
 use crate::announce::Integrations;
@@ -45,7 +45,7 @@ type Channels = BTreeMap<String, Arc<dyn Channel>>;
 /// The first of them that cannot be read.
 pub(crate) fn check(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<(), StartError> {
     WebhookClient::new(&client_options(&settings.notification))?;
-    Mail::new(mail_options(&settings.notification))?;
+    Mail::new(mail_options(&settings.notification), &MemoryBudget::default())?;
     TrustRules::new(settings, clock)?;
     Ok(())
 }
@@ -85,7 +85,7 @@ struct TrustRules {
 
 impl Deliveries {
     /// Makes them; nothing runs yet. The channels that were `added` serve schemes that are not
-    /// served here.
+    /// served here. Requests in flight are charged to `memory`.
     ///
     /// # Errors
     /// Certificates for webhooks or Keystone cannot be read.
@@ -96,13 +96,14 @@ impl Deliveries {
         keyring: Option<Arc<Keyring>>,
         integrations: Integrations,
         added: Channels,
+        memory: &MemoryBudget,
     ) -> Result<Self, StartError> {
         let notification = &settings.notification;
         let rules = SubscriberRules::new(settings, clock, added)?;
-        let webhooks = Webhooks::new(rules.client.clone());
+        let webhooks = Webhooks::new(rules.client.clone(), memory);
         let acting = rules.trusts.channel(&webhooks);
         let webhooks: Arc<dyn Channel> = Arc::new(webhooks);
-        let mail: Arc<dyn Channel> = Arc::new(Mail::new(mail_options(notification))?);
+        let mail: Arc<dyn Channel> = Arc::new(Mail::new(mail_options(notification), memory)?);
         let mut channels = rules.added.clone();
         channels.insert("mailto".to_owned(), mail);
         channels.extend(["http", "https"].map(|one| (one.to_owned(), Arc::clone(&webhooks))));
@@ -173,11 +174,17 @@ impl TrustRules {
     }
 }
 
+fn number(option: u64) -> usize {
+    usize::try_from(option).unwrap_or(usize::MAX)
+}
+
 fn client_options(notification: &Notification) -> http::Options {
     http::Options {
         networks: Networks::allowing(notification.allow_networks.clone()),
         connect_timeout: notification.connect_timeout,
         timeout: notification.timeout,
+        max_kept: 2 * number(notification.max_workers),
+        max_kept_per_project: 2 * number(notification.max_per_project),
         roots: notification.ca_file.clone().map_or(Roots::System, Roots::File),
         ..http::Options::default()
     }
@@ -226,7 +233,7 @@ fn options(notification: &Notification) -> Options {
     let total = notification.extended_retry_time;
     let tail = (!total.is_zero()).then(|| Tail { total, ..Tail::default() });
     let require_confirmation = notification.require_confirmation;
-    let log = usize::try_from(notification.log).unwrap_or(usize::MAX);
+    let log = number(notification.log);
     let log_time = notification.log_time;
     Options { limits, require_confirmation, tail, log, log_time, ..defaults }
 }
@@ -286,6 +293,7 @@ impl SubscriberRules {
     ) -> Result<(), String> {
         if let Some(options) = options {
             request_headers(options).map_err(|error| sentence(&error))?;
+            check_post_data(options).map_err(|error| sentence(&error))?;
             DeliveryOptions::parse(options).map_err(|error| sentence(&error))?;
             if let Some(filter) = options.get("filter") {
                 Filter::parse(filter).map_err(|error| sentence(&error))?;

@@ -154,6 +154,7 @@ async fn serve_stores(
     let integrations =
         Integrations { keystone: access.session.clone(), event_poster: Arc::clone(&event_poster) };
     let channels = registry.channels(settings)?;
+    let memory = memory_budget(settings);
     let deliveries = notify::Deliveries::new(
         settings,
         &stores,
@@ -161,6 +162,7 @@ async fn serve_stores(
         keyring.clone(),
         integrations,
         channels,
+        &memory,
     )?;
     status.set_deliveries(deliveries.handle());
     let layers = access.layers(Layers {
@@ -170,7 +172,7 @@ async fn serve_stores(
         subscribers: Some(deliveries.subscribers()),
         ..Layers::default()
     });
-    let options = Options { keyring, ..options(settings, &clock, layers, tasks) };
+    let options = Options { keyring, memory, ..options(settings, &clock, layers, tasks) };
     let options = Pooling::register(pooling.as_ref(), status, options);
     let api = Api::new(Arc::clone(&stores.management), Arc::clone(&stores.messages), options);
     event_poster.set_api(api.clone());
@@ -363,7 +365,7 @@ async fn serve_transports(
     serving.join().await;
 }
 
-/// The options of the API, except its keys.
+/// The options of the API, except its keys and its memory budget.
 fn options(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
@@ -375,7 +377,6 @@ fn options(
         clock: Arc::clone(clock),
         checksums: settings.enable_checksum,
         signing_key: settings.signed_url_key.clone(),
-        memory: memory_budget(settings),
         operations: OperationLimit::new(settings.overload.operations()),
         expensive_operations_per_project: settings.overload.expensive_operations_per_project(),
         tasks: tasks.clone(),

@@ -10,18 +10,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 use tracing::warn;
-use zaqar_core::StateLog;
+use zaqar_core::{ProjectId, StateLog};
 
 use super::Resolve;
+use super::open::{CountedStream, Open, OpenConnections};
 use crate::address::{Networks, Refused};
 use crate::target::literal;
 
 type Connecting<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+tokio::task_local! {
+    /// The project whose request is being sent: a connector is only given the URI.
+    pub(super) static PROJECT: ProjectId;
+}
 
 /// Why connecting failed, in words that a tenant may read.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +70,8 @@ fn hide(name: &str, error: &LookupError) -> ConnectError {
 pub(super) struct Guarded {
     resolver: Arc<dyn Resolve>,
     networks: Arc<Networks>,
+    open: OpenConnections,
+    is_kept: bool,
 }
 
 impl fmt::Debug for Guarded {
@@ -74,24 +81,40 @@ impl fmt::Debug for Guarded {
 }
 
 impl Guarded {
-    pub(super) fn new(resolver: impl Resolve + 'static, networks: Networks) -> Self {
-        Self { resolver: Arc::new(resolver), networks: Arc::new(networks) }
+    /// Connections are kept when their requests have ended.
+    pub(super) fn new(
+        resolver: impl Resolve + 'static,
+        networks: Networks,
+        open: OpenConnections,
+    ) -> Self {
+        let (resolver, networks) = (Arc::new(resolver), Arc::new(networks));
+        Self { resolver, networks, open, is_kept: true }
+    }
+
+    /// The same, for connections that are not kept.
+    pub(super) fn unkept(&self) -> Self {
+        Self { is_kept: false, ..self.clone() }
     }
 
     /// The addresses of a host; an error if one of them is refused.
-    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
+    async fn resolve(
+        &self,
+        project: &ProjectId,
+        host: &str,
+        port: u16,
+    ) -> Result<Vec<SocketAddr>, ConnectError> {
         let addresses = match literal(host) {
             Some(address) => {
                 self.networks.check(address)?;
                 vec![address]
             }
-            None => self.look_up(host).await.map_err(|error| hide(host, &error))?,
+            None => self.look_up(project, host).await.map_err(|error| hide(host, &error))?,
         };
         Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
     }
 
-    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
-        let addresses = self.resolver.resolve(name).await?;
+    async fn look_up(&self, project: &ProjectId, name: &str) -> Result<Vec<IpAddr>, LookupError> {
+        let addresses = self.resolver.resolve(project, name).await?;
         if addresses.is_empty() {
             return Err(LookupError::NoAddress);
         }
@@ -99,16 +122,16 @@ impl Guarded {
         Ok(addresses)
     }
 
-    async fn connect(self, uri: Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+    async fn connect(self, uri: Uri, open: Open) -> Result<CountedStream, ConnectError> {
         let is_secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
         let host = uri.host().unwrap_or_default();
         let mut last = None;
-        for address in self.resolve(host, port).await? {
+        for address in self.resolve(open.project(), host, port).await? {
             match TcpStream::connect(address).await {
                 Ok(stream) => {
                     stream.set_nodelay(true).map_err(ConnectError::Dial)?;
-                    return Ok(TokioIo::new(stream));
+                    return Ok(CountedStream::new(stream, self.is_kept, open));
                 }
                 Err(error) => last = Some(error),
             }
@@ -119,7 +142,7 @@ impl Guarded {
 }
 
 impl Service<Uri> for Guarded {
-    type Response = TokioIo<TcpStream>;
+    type Response = CountedStream;
     type Error = ConnectError;
     type Future = Connecting<Self::Response, Self::Error>;
 
@@ -128,20 +151,27 @@ impl Service<Uri> for Guarded {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        Box::pin(self.clone().connect(uri))
+        match PROJECT.try_with(ProjectId::clone) {
+            Ok(project) => Box::pin(self.clone().connect(uri, self.open.open(project))),
+            Err(error) => Box::pin(async move { Err(ConnectError::Dial(io::Error::other(error))) }),
+        }
     }
 }
 
-/// Applies a timeout to connecting, including the TLS handshake.
+/// Applies a timeout to connecting, including the TLS handshake, and chooses between connections
+/// that are kept and ones that are not.
 #[derive(Debug, Clone)]
 pub(super) struct Bounded<C> {
-    inner: C,
+    kept: C,
+    /// Without HTTP/2, whose connections are in the pool as soon as they are open.
+    unkept: C,
+    open: OpenConnections,
     timeout: Duration,
 }
 
 impl<C> Bounded<C> {
-    pub(super) const fn new(inner: C, timeout: Duration) -> Self {
-        Self { inner, timeout }
+    pub(super) const fn new(kept: C, unkept: C, open: OpenConnections, timeout: Duration) -> Self {
+        Self { kept, unkept, open, timeout }
     }
 }
 
@@ -156,11 +186,16 @@ where
     type Future = Connecting<C::Response, BoxError>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context)
+        match self.kept.poll_ready(context) {
+            Poll::Ready(Ok(())) => self.unkept.poll_ready(context),
+            other => other,
+        }
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = self.inner.call(uri);
+        let is_kept = PROJECT.try_with(|project| self.open.has_room(project)).unwrap_or(false);
+        let connector = if is_kept { &mut self.kept } else { &mut self.unkept };
+        let connecting = connector.call(uri);
         let timeout = self.timeout;
         Box::pin(async move {
             match tokio::time::timeout(timeout, connecting).await {

@@ -6,6 +6,7 @@
 //! for each connection.
 
 mod connector;
+mod open;
 mod resolve;
 mod tls;
 
@@ -20,13 +21,14 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
-use zaqar_core::Timestamp;
+use zaqar_core::{ProjectId, Timestamp};
 
 use crate::address::Networks;
 use crate::outcome::{Answer, Attempt, Failure};
 use crate::retry::RetryAfter;
 use crate::target::{Target, TargetError};
-use connector::{Bounded, ConnectError, Guarded};
+use connector::{Bounded, ConnectError, Guarded, PROJECT};
+use open::OpenConnections;
 pub use resolve::{Resolve, SystemResolver};
 pub use tls::{Roots, RootsError};
 
@@ -47,13 +49,19 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// Idle connections that are kept for each destination.
     pub max_idle: usize,
+    /// Open connections, idle or not, up to which a new one is kept when its request has ended.
+    /// While there are more, a new one is closed then. So there are never more idle ones.
+    pub max_kept: usize,
+    /// The same for the connections of one project.
+    pub max_kept_per_project: usize,
     /// The trusted CA certificates.
     pub roots: Roots,
 }
 
 impl Default for Options {
     /// Public addresses; 5 s to connect, 15 s in all; bodies of 64 KiB, headers of 64 KiB; 16 idle
-    /// connections, as many as a destination has in flight, for 30 s; the system's certificates.
+    /// connections, as many as a destination has in flight, for 30 s; 512 kept ones, 128 of one
+    /// project, twice as many as deliveries in flight; the system's certificates.
     fn default() -> Self {
         Self {
             networks: Networks::default(),
@@ -63,6 +71,8 @@ impl Default for Options {
             max_headers: 64 * 1024,
             idle_timeout: Duration::from_secs(30),
             max_idle: 16,
+            max_kept: 512,
+            max_kept_per_project: 128,
             roots: Roots::System,
         }
     }
@@ -94,14 +104,16 @@ impl WebhookClient {
         options: &Options,
         resolver: impl Resolve + 'static,
     ) -> Result<Self, RootsError> {
-        let guarded = Guarded::new(resolver, options.networks.clone());
+        let open = OpenConnections::new(options.max_kept, options.max_kept_per_project);
+        let guarded = Guarded::new(resolver, options.networks.clone(), open.clone());
         let tls = tls::config(&options.roots)?;
-        let https = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(guarded);
-        let connector = Bounded::new(https, options.connect_timeout);
+        let https = || {
+            let builder = hyper_rustls::HttpsConnectorBuilder::new();
+            builder.with_tls_config(tls.clone()).https_or_http()
+        };
+        let unkept = https().enable_http1().wrap_connector(guarded.unkept());
+        let kept = https().enable_all_versions().wrap_connector(guarded);
+        let connector = Bounded::new(kept, unkept, open, options.connect_timeout);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -127,17 +139,23 @@ impl WebhookClient {
         Target::checked(subscriber, &self.networks)
     }
 
-    /// Posts once, at `now`: a date in `Retry-After` is compared with it. `timeout` can only
-    /// shorten the client's own. Dropping the future ends the request.
+    /// The timeout of a request for which a shorter one may be asked.
+    pub(crate) fn timeout(&self, asked: Option<Duration>) -> Duration {
+        asked.map_or(self.timeout, |shorter| shorter.min(self.timeout))
+    }
+
+    /// Posts once for a project, at `now`: a date in `Retry-After` is compared with it. `timeout`
+    /// can only shorten the client's own. Dropping the future ends the request.
     pub async fn post(
         &self,
+        project: &ProjectId,
         target: &Target,
         headers: HeaderMap,
         body: Bytes,
         timeout: Option<Duration>,
         now: Timestamp,
     ) -> Attempt {
-        let timeout = timeout.map_or(self.timeout, |shorter| shorter.min(self.timeout));
+        let timeout = self.timeout(timeout);
         let began = Instant::now();
         let deadline = began + timeout;
         let mut request = Request::new(Full::new(body));
@@ -146,7 +164,8 @@ impl WebhookClient {
         *request.headers_mut() = headers;
         let agent = HeaderValue::from_static(concat!("zaqar-server/", env!("CARGO_PKG_VERSION")));
         request.headers_mut().entry(USER_AGENT).or_insert(agent);
-        match tokio::time::timeout_at(deadline, self.client.request(request)).await {
+        let sending = PROJECT.scope(project.clone(), self.client.request(request));
+        match tokio::time::timeout_at(deadline, sending).await {
             Err(_) => Attempt::Failed(Failure::TimedOut(timeout)),
             Ok(Err(error)) => Attempt::Failed(failure(&error)),
             Ok(Ok(response)) => {

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use zaqar_core::Timestamp;
+use zaqar_core::{ProjectId, Timestamp};
 use zaqar_notify::address::Networks;
 use zaqar_notify::http::{Options, WebhookClient};
 use zaqar_notify::outcome::{Answer, Attempt};
@@ -99,7 +99,19 @@ pub(crate) fn client() -> WebhookClient {
 }
 
 pub(crate) async fn post(client: &WebhookClient, target: &Target) -> Attempt {
-    client.post(target, HeaderMap::new(), Bytes::from_static(b"{}"), None, NOW).await
+    post_for(&project("p"), client, target).await
+}
+
+pub(crate) async fn post_for(
+    project: &ProjectId,
+    client: &WebhookClient,
+    target: &Target,
+) -> Attempt {
+    client.post(project, target, HeaderMap::new(), Bytes::from_static(b"{}"), None, NOW).await
+}
+
+pub(crate) fn project(name: &str) -> ProjectId {
+    ProjectId::new(name).unwrap()
 }
 
 pub(crate) fn answered(attempt: Attempt) -> Answer {
@@ -114,7 +126,7 @@ pub(crate) struct Fixed(pub(crate) Vec<IpAddr>);
 
 #[async_trait::async_trait]
 impl zaqar_notify::http::Resolve for Fixed {
-    async fn resolve(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
+    async fn resolve(&self, _: &ProjectId, _: &str) -> std::io::Result<Vec<IpAddr>> {
         Ok(self.0.clone())
     }
 }

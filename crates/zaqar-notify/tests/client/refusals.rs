@@ -77,7 +77,7 @@ struct Unresolvable;
 
 #[async_trait::async_trait]
 impl Resolve for Unresolvable {
-    async fn resolve(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
+    async fn resolve(&self, _: &zaqar_core::ProjectId, _: &str) -> std::io::Result<Vec<IpAddr>> {
         Err(std::io::Error::other("NXDOMAIN from 10.0.0.53"))
     }
 }

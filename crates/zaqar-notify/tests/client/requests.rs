@@ -13,7 +13,9 @@ use zaqar_notify::http::{Options, WebhookClient};
 use zaqar_notify::outcome::{Answer, Attempt, Failure, Verdict};
 use zaqar_notify::retry::RetryAfter;
 
-use crate::receiver::{NOW, Receiver, answer_all, answered, client, options, post, read_request};
+use crate::receiver::{
+    NOW, Receiver, answer_all, answered, client, options, post, post_for, project, read_request,
+};
 
 #[tokio::test]
 async fn a_request_arrives_as_it_was_made() {
@@ -30,7 +32,7 @@ async fn a_request_arrives_as_it_was_made() {
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     headers.insert("x-own", HeaderValue::from_static("yes"));
     let body = Bytes::from_static(b"{\"ttl\":60}");
-    let attempt = client().post(&receiver.target(), headers, body, None, NOW).await;
+    let attempt = client().post(&project("p"), &receiver.target(), headers, body, None, NOW).await;
     assert_eq!(answered(attempt).status, 204);
     let request = requests.recv().await.unwrap();
     assert!(request.starts_with("POST /hook HTTP/1.1\r\n"), "{request}");
@@ -142,7 +144,8 @@ async fn a_shorter_time_out_is_kept_and_a_longer_one_is_not() {
         let (client, target) = (client.clone(), receiver.target());
         let asked = Some(Duration::from_secs(asked));
         let posting = tokio::spawn(async move {
-            client.post(&target, HeaderMap::new(), Bytes::from_static(b"{}"), asked, NOW).await
+            let body = Bytes::from_static(b"{}");
+            client.post(&project("p"), &target, HeaderMap::new(), body, asked, NOW).await
         });
         arrived.notified().await;
         tokio::time::pause();
@@ -256,6 +259,47 @@ async fn nobody_listens() {
     assert_eq!(attempt.verdict(), Verdict::Retry(None));
 }
 
+/// Above the limits, a connection ends with its request; so a project that sends to very many
+/// receivers fills no table of descriptors.
+#[tokio::test]
+async fn kept_connections_are_bounded() {
+    let options = Options { max_kept: 3, max_kept_per_project: 2, ..options() };
+    let client = WebhookClient::new(&options).unwrap();
+    let (one, other, third) = (project("one"), project("other"), project("third"));
+    let mut receivers = Vec::new();
+    for (project, is_kept) in [
+        (&one, true),
+        (&one, true),
+        (&one, false),
+        (&other, true),
+        (&other, false),
+        (&third, false),
+    ] {
+        let (ended, end) = tokio::sync::oneshot::channel::<()>();
+        let ended = std::sync::Mutex::new(Some(ended));
+        let receiver = Receiver::start(move |_, stream| {
+            let ended = ended.lock().unwrap().take();
+            async move {
+                answer_all(stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                drop(ended);
+            }
+        })
+        .await;
+        let attempt = post_for(project, &client, &receiver.target()).await;
+        assert_eq!(answered(attempt).status, 200);
+        if !is_kept {
+            // The client has closed it.
+            end.await.unwrap_err();
+        }
+        receivers.push((project, receiver, is_kept));
+    }
+    for (project, receiver, is_kept) in &receivers {
+        let attempt = post_for(project, &client, &receiver.target()).await;
+        assert_eq!(answered(attempt).status, 200);
+        assert_eq!(receiver.connections(), if *is_kept { 1 } else { 2 });
+    }
+}
+
 #[tokio::test]
 async fn connecting_is_bounded() {
     let options = Options { connect_timeout: Duration::from_secs(5), ..options() };
@@ -274,7 +318,11 @@ struct Unresolved;
 
 #[async_trait::async_trait]
 impl zaqar_notify::http::Resolve for Unresolved {
-    async fn resolve(&self, _: &str) -> std::io::Result<Vec<std::net::IpAddr>> {
+    async fn resolve(
+        &self,
+        _: &zaqar_core::ProjectId,
+        _: &str,
+    ) -> std::io::Result<Vec<std::net::IpAddr>> {
         std::future::pending().await
     }
 }

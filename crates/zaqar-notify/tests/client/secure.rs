@@ -18,6 +18,10 @@ use crate::receiver::{Fixed, Receiver, answered, options, post, read_request};
 
 /// A receiver with a certificate for `good.example`, and a client that trusts it.
 async fn secure(alpn: &[&[u8]]) -> (Receiver, WebhookClient) {
+    secure_with(alpn, options()).await
+}
+
+async fn secure_with(alpn: &[&[u8]], options: Options) -> (Receiver, WebhookClient) {
     let names = vec!["good.example".to_owned()];
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
     let key = PrivatePkcs8KeyDer::from(signing_key.serialize_der());
@@ -45,7 +49,7 @@ async fn secure(alpn: &[&[u8]]) -> (Receiver, WebhookClient) {
     .await;
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(cert.pem().as_bytes()).unwrap();
-    let options = Options { roots: Roots::File(file.path().to_owned()), ..options() };
+    let options = Options { roots: Roots::File(file.path().to_owned()), ..options };
     let resolver = Fixed(vec!["127.0.0.1".parse().unwrap()]);
     (receiver, WebhookClient::with_resolver(&options, resolver).unwrap())
 }
@@ -62,6 +66,18 @@ async fn a_right_certificate_is_trusted_and_the_connection_kept() {
         assert_eq!(answered(attempt).status, 200);
     }
     assert_eq!(receiver.connections(), 1);
+}
+
+/// One of HTTP/2 would be in the pool from the beginning.
+#[tokio::test]
+async fn a_connection_that_is_not_kept_has_http_1() {
+    let options = Options { max_kept: 0, ..options() };
+    let (receiver, client) = secure_with(&[b"h2", b"http/1.1"], options).await;
+    for connections in 1..3 {
+        let attempt = post(&client, &target(&receiver, "good.example")).await;
+        assert_eq!(answered(attempt).status, 200);
+        assert_eq!(receiver.connections(), connections);
+    }
 }
 
 #[tokio::test]

@@ -54,7 +54,22 @@ impl Scene {
         registry.change_pool(&pool_name("a"), weightless).await.unwrap();
         server.refresh().await;
         server.open(&dead, ASSUMED, NOW).await.unwrap();
-        let scene = Self { deployment, source, dead, server };
+        Self { deployment, source, dead, server }.with_messages().await
+    }
+
+    /// The dead-letter queue is in the configured store, from before there were pools.
+    async fn with_virtual_pool() -> Self {
+        let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
+        let deployment = Deployment { has_virtual_pool: true, ..deployment };
+        let server = deployment.server().await;
+        let (source, dead) = (queue("source"), queue("dead"));
+        server.open(&source, ASSUMED, NOW).await.unwrap();
+        deployment.configured.open(&dead, ASSUMED, NOW).await.unwrap();
+        Self { deployment, source, dead, server }.with_messages().await
+    }
+
+    async fn with_messages(self) -> Self {
+        let scene = self;
         for n in 0..LETTERS {
             let client = if n == 0 { "first" } else { "second" };
             scene.post(&format!("{n}"), client).await;
@@ -293,6 +308,56 @@ async fn letters_to_a_deleted_queue_are_deleted() {
     assert_eq!(scene.seen(LATER).await, (vec![], vec![]));
 }
 
+/// The catalogue has no row of it, whether it is there or not. A server dies between any two calls
+/// to stores, the queue is deleted, and another server continues.
+#[tokio::test]
+async fn letters_to_a_deleted_queue_of_the_virtual_pool_are_deleted() {
+    for calls in 0..1000 {
+        let scene = Scene::with_virtual_pool().await;
+        let calls_left = Arc::new(AtomicI64::new(i64::MAX));
+        let dying = scene.deployment.dying_server(Arc::clone(&calls_left)).await;
+        calls_left.store(calls, Ordering::Release);
+        claim(&dying, &scene.source, &scene.request(5), NOW).await.ok();
+        let is_finished = calls_left.load(Ordering::Acquire) >= 0;
+        scene.server.close(&scene.dead, ASSUMED.incarnation).await.unwrap();
+        scene.server.resume_dead_letters(LATER).await.unwrap();
+        let again = Generation { incarnation: Incarnation::new(2), ..ASSUMED };
+        // Where it was, before its letters have expired.
+        scene.deployment.configured.open(&scene.dead, again, LATER).await.unwrap();
+        let end = LATER.plus_secs(60);
+        scene.server.resume_dead_letters(end).await.unwrap();
+        let what = format!("dead after {calls} calls");
+        assert_eq!(all(&scene.server, &scene.dead, end).await, [], "{what}");
+        for later in [700, 1400] {
+            scene.server.resume_dead_letters(LATER.plus_secs(later)).await.unwrap();
+        }
+        assert_eq!(scene.rows().await, 0, "{what}");
+        if is_finished {
+            assert!(calls > 10, "the calls of a move are counted: {calls}");
+            return;
+        }
+    }
+    panic!("a move takes few calls");
+}
+
+/// The catalogue of a queue whose deletion was interrupted still has it.
+#[tokio::test]
+async fn letters_that_expired_need_no_dead_letter_queue() {
+    for calls in 0..60 {
+        let scene = Scene::new().await;
+        let calls_left = Arc::new(AtomicI64::new(i64::MAX));
+        let dying = scene.deployment.dying_server(Arc::clone(&calls_left)).await;
+        calls_left.store(calls, Ordering::Release);
+        claim(&dying, &scene.source, &scene.request(5), NOW).await.ok();
+        let store = scene.deployment.places.memory("memory:b");
+        store.close(&scene.dead, ASSUMED.incarnation).await.unwrap();
+        for later in [1300, 2000] {
+            scene.server.resume_dead_letters(NOW.plus_secs(later)).await.unwrap();
+        }
+        assert_eq!(scene.rows().await, 0, "dead after {calls} calls");
+    }
+}
+
 #[tokio::test]
 async fn a_target_of_another_incarnation_is_reported_and_nothing_moves() {
     let scene = Scene::new().await;
@@ -423,7 +488,7 @@ async fn hanging() -> (Scene, Vec<JoinHandle<()>>) {
     registry.change_pool(&pool_name("a"), weight(1)).await.unwrap();
     registry.change_pool(&pool_name("hangs"), weight(0)).await.unwrap();
     scene.server.refresh().await;
-    let Deployment { management, configured, places } = scene.deployment.clone();
+    let Deployment { management, configured, places, .. } = scene.deployment.clone();
     let registry = Registry::new(management, configured, Arc::new(Hanging(places)));
     let hanging = Arc::new(Pooled::new(Arc::new(registry), Options::default()));
     hanging.refresh().await;

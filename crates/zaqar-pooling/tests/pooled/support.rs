@@ -100,6 +100,7 @@ pub(crate) struct Deployment {
     pub(crate) management: Arc<Memory>,
     pub(crate) configured: Arc<Memory>,
     pub(crate) places: Arc<Places>,
+    pub(crate) has_virtual_pool: bool,
 }
 
 impl Deployment {
@@ -108,12 +109,17 @@ impl Deployment {
             management: Arc::new(Memory::new()),
             configured: Arc::new(Memory::new()),
             places: Arc::default(),
+            has_virtual_pool: false,
         }
     }
 
     pub(crate) fn registry(&self) -> Registry {
         let (management, configured) = (self.management.clone(), self.configured.clone());
-        Registry::new(management, configured, self.places.clone())
+        self.virtual_or_not(Registry::new(management, configured, self.places.clone()))
+    }
+
+    fn virtual_or_not(&self, registry: Registry) -> Registry {
+        if self.has_virtual_pool { registry.with_virtual_pool() } else { registry }
     }
 
     /// Another server of the deployment.
@@ -133,6 +139,7 @@ impl Deployment {
         let configured = Arc::new(self.configured.connect_for(calls_left.clone()));
         let places = Dying { places: self.places.clone(), calls_left };
         let registry = Registry::new(management, configured, Arc::new(places));
+        let registry = self.virtual_or_not(registry);
         let pooled = Arc::new(Pooled::new(Arc::new(registry), Options::default()));
         pooled.refresh().await;
         pooled
