@@ -77,7 +77,7 @@ enum Admitted {
 
 /// The end of a task of a service.
 enum Done {
-    Sent(Result<Report, Error>),
+    Sent(Arc<Subject>, Result<Report, Error>),
     Deleted(Result<(), Error>),
 }
 
@@ -100,7 +100,7 @@ pub(crate) async fn serve(
         takes: FIRST_TAKEN,
         waits_since: None,
         dues: BTreeSet::new(),
-        is_gone: false,
+        gone: None,
         lost: false,
     };
     let next = service.run(shutdown).await;
@@ -130,7 +130,8 @@ struct Service<'a> {
     waits_since: Option<Instant>,
     /// When waiting rows are retried.
     dues: BTreeSet<Timestamp>,
-    is_gone: bool,
+    /// The subscription as it was when its receiver said that it wants nothing more.
+    gone: Option<Arc<Subject>>,
     lost: bool,
 }
 
@@ -152,10 +153,14 @@ impl Service<'_> {
                 self.context.deliveries.remove(self.key).await?;
                 return Ok(Next::Never);
             };
-            if self.is_gone {
+            if let Some(subject) = self.gone.take() {
                 self.finish_all().await?;
                 let why = "the receiver wants nothing more (410)";
-                return self.suspend(&read.subject, why).await;
+                match self.suspend(&subject, why).await? {
+                    Some(next) => return Ok(next),
+                    None => self.looks = true,
+                }
+                continue;
             }
             self.looks |= self.news.take() | self.has_retry(now);
             let free = self.free(&read.subject.delivery);
@@ -336,7 +341,9 @@ impl Service<'_> {
             }
             Err(Admission::Suspended) => {
                 self.finish_all().await?;
-                Ok(Admitted::Later(self.suspend(subject, "nothing has succeeded for days").await?))
+                let why = "nothing has succeeded for days";
+                let next = self.suspend(subject, why).await?;
+                Ok(Admitted::Later(next.unwrap_or(Next::At(now))))
             }
             Err(Admission::Full | Admission::Started) => Ok(Admitted::WhenOneEnds),
         }
@@ -376,7 +383,7 @@ impl Service<'_> {
                 flight.end(ended, asked, context.parts.clock.now());
             }
             context.freed.notify_waiters();
-            Done::Sent(reported)
+            Done::Sent(subject, reported)
         });
     }
 
@@ -396,11 +403,11 @@ impl Service<'_> {
     }
 
     fn note(&mut self, done: Result<Done, JoinError>) -> Result<(), Error> {
-        let report = match done.map_err(Error::failed)? {
+        let (subject, report) = match done.map_err(Error::failed)? {
             Done::Deleted(deleted) => return deleted,
-            Done::Sent(report) => {
+            Done::Sent(subject, report) => {
                 self.sending -= 1;
-                report?
+                (subject, report?)
             }
         };
         self.ended.extend(report.rows);
@@ -412,7 +419,7 @@ impl Service<'_> {
                     self.dues.pop_last();
                 }
             }
-            Disposition::Gone => self.is_gone = true,
+            Disposition::Gone => self.gone = Some(subject),
             Disposition::Lost => self.lost = true,
         }
         Ok(())
@@ -472,19 +479,31 @@ impl Service<'_> {
         done.map_or(Ok(()), |done| self.note(done))
     }
 
-    async fn suspend(&self, subject: &Subject, why: &'static str) -> Result<Next, Error> {
+    /// Suspends the subscription; `None` if it is not what `subject` is any more.
+    async fn suspend(&self, subject: &Subject, why: &'static str) -> Result<Option<Next>, Error> {
+        let (context, deliveries) = (self.context, &self.context.deliveries);
+        if deliveries.is_suspended(self.key).await? {
+            return Ok(Some(Next::WithTicket));
+        }
+        if read_subject::has_changed(context, subject).await? {
+            return Ok(None);
+        }
+        subject.tell(context, &EventKind::Suspended(why)).await?;
+        if !deliveries.set_suspended(self.key, true).await? {
+            return Ok(Some(Next::WithTicket));
+        }
+        // A change that comes later still ends the suspension.
+        if read_subject::has_changed(context, subject).await? {
+            if deliveries.set_suspended(self.key, false).await? {
+                subject.tell(context, &EventKind::Resumed).await?;
+            }
+            return Ok(None);
+        }
+        count(&context.counters.suspended);
         let (queue, id) = (&self.key.queue, self.key.id);
-        if self.context.deliveries.is_suspended(self.key).await? {
-            return Ok(Next::WithTicket);
-        }
-        subject.tell(self.context, &EventKind::Suspended(why)).await?;
-        if !self.context.deliveries.set_suspended(self.key, true).await? {
-            return Ok(Next::WithTicket);
-        }
-        count(&self.context.counters.suspended);
         let (project, name) = (&queue.project, &queue.name);
         info!(%project, queue = %name, subscription = %id, why, "subscription suspended");
-        Ok(Next::WithTicket)
+        Ok(Some(Next::WithTicket))
     }
 
     /// Rows may be left that wait for a retry, or that another worker holds.
