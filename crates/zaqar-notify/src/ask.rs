@@ -130,7 +130,6 @@ impl Handle {
         let destination = origin.and_then(|one| context.fairness.destination(project, &one));
         let state = match destination.map(|destination| destination.circuit()) {
             _ if is_suspended => SubscriberState::Suspended,
-            Some(Circuit::Suspended) => SubscriberState::Suspended,
             Some(Circuit::Open { probe }) => SubscriberState::Failing(probe),
             Some(Circuit::Ok) | None => SubscriberState::Ok,
         };

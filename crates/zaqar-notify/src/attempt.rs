@@ -54,6 +54,14 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<EndedRow>,
 }
 
+impl Report {
+    /// Why its subscription is to be suspended, if it is.
+    pub(crate) fn suspends(&self) -> Option<&'static str> {
+        let is_gone = self.disposition == Disposition::Gone;
+        is_gone.then_some("the receiver wants nothing more (410)")
+    }
+}
+
 /// Delivers rows in one request, as far as possible now, and logs the result of each.
 pub(crate) async fn deliver(
     context: &Context,

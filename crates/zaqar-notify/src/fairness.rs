@@ -75,8 +75,6 @@ pub struct Circuits {
     pub ok: usize,
     /// Only probes are sent.
     pub open: usize,
-    /// Nothing is sent.
-    pub suspended: usize,
 }
 
 /// Each project has its own state of a destination: one project's secrets or load say nothing about
@@ -151,7 +149,6 @@ impl Fairness {
             let count = match destination.circuit() {
                 Circuit::Ok => &mut circuits.ok,
                 Circuit::Open { .. } => &mut circuits.open,
-                Circuit::Suspended => &mut circuits.suspended,
             };
             *count += 1;
         }
@@ -171,7 +168,7 @@ impl Fairness {
         }
     }
 
-    fn end(&self, key: &Key, ended: Ended, asked: Option<Timestamp>, now: Timestamp) {
+    fn end(&self, key: &Key, ended: Ended, asked: Option<Timestamp>, now: Timestamp) -> bool {
         let mut state = self.state();
         state.in_flight = state.in_flight.saturating_sub(1);
         if let Some(count) = state.projects.get_mut(&key.0) {
@@ -180,12 +177,12 @@ impl Fairness {
                 state.projects.remove(&key.0);
             }
         }
-        if let Some(destination) = state.destinations.get_mut(key) {
-            destination.end(ended, asked, now);
-            if destination.is_idle() {
-                state.destinations.remove(key);
-            }
+        let Some(destination) = state.destinations.get_mut(key) else { return false };
+        let is_dead = destination.end(ended, asked, now);
+        if destination.is_idle() {
+            state.destinations.remove(key);
         }
+        is_dead
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -276,10 +273,8 @@ impl Drop for Sharer {
 
 impl InFlight {
     /// Ends the delivery: see [`Destination::end`].
-    pub fn end(mut self, ended: Ended, asked: Option<Timestamp>, now: Timestamp) {
-        if let Some(key) = self.key.take() {
-            self.fairness.end(&key, ended, asked, now);
-        }
+    pub fn end(mut self, ended: Ended, asked: Option<Timestamp>, now: Timestamp) -> bool {
+        self.key.take().is_some_and(|key| self.fairness.end(&key, ended, asked, now))
     }
 }
 

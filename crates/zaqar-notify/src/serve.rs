@@ -57,7 +57,7 @@ const PAGE: usize = 20;
 /// When a subscription is served again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// With its next ticket: it has no rows, or is suspended.
+    /// With its next ticket: it has no rows, or is suspended, or will be.
     WithTicket,
     /// At this time.
     At(Timestamp),
@@ -77,7 +77,8 @@ enum Admitted {
 
 /// The end of a task of a service.
 enum Done {
-    Sent(Arc<Subject>, Result<Report, Error>),
+    /// To a subscription as it was then; and why it is to be suspended, if it is.
+    Sent(Arc<Subject>, Result<Report, Error>, Option<&'static str>),
     Deleted(Result<(), Error>),
 }
 
@@ -100,7 +101,7 @@ pub(crate) async fn serve(
         takes: FIRST_TAKEN,
         waits_since: None,
         dues: BTreeSet::new(),
-        gone: None,
+        suspends: None,
         lost: false,
     };
     let next = service.run(shutdown).await;
@@ -109,7 +110,12 @@ pub(crate) async fn serve(
     while !service.is_idle() {
         let _failed = service.finish_one().await;
     }
-    next
+    match service.suspends.take() {
+        Some((subject, why)) if matches!(next, Ok(Next::WithTicket | Next::At(_))) => {
+            service.suspend(&subject, why).await
+        }
+        Some(_) | None => next,
+    }
 }
 
 struct Service<'a> {
@@ -130,8 +136,8 @@ struct Service<'a> {
     waits_since: Option<Instant>,
     /// When waiting rows are retried.
     dues: BTreeSet<Timestamp>,
-    /// The subscription as it was when its receiver said that it wants nothing more.
-    gone: Option<Arc<Subject>>,
+    /// The subscription as it was when an attempt said that it is to be suspended, and why.
+    suspends: Option<(Arc<Subject>, &'static str)>,
     lost: bool,
 }
 
@@ -153,14 +159,9 @@ impl Service<'_> {
                 self.context.deliveries.remove(self.key).await?;
                 return Ok(Next::Never);
             };
-            if let Some(subject) = self.gone.take() {
+            if self.suspends.is_some() {
                 self.finish_all().await?;
-                let why = "the receiver wants nothing more (410)";
-                match self.suspend(&subject, why).await? {
-                    Some(next) => return Ok(next),
-                    None => self.looks = true,
-                }
-                continue;
+                return Ok(Next::WithTicket);
             }
             self.looks |= self.news.take() | self.has_retry(now);
             let free = self.free(&read.subject.delivery);
@@ -339,12 +340,6 @@ impl Service<'_> {
                 self.finish_all().await?;
                 Ok(Admitted::Later(Next::At(probe)))
             }
-            Err(Admission::Suspended) => {
-                self.finish_all().await?;
-                let why = "nothing has succeeded for days";
-                let next = self.suspend(subject, why).await?;
-                Ok(Admitted::Later(next.unwrap_or(Next::At(now))))
-            }
             Err(Admission::Full | Admission::Started) => Ok(Admitted::WhenOneEnds),
         }
     }
@@ -375,15 +370,15 @@ impl Service<'_> {
                 Some(held) => recovery::step(&context, &subject.key, &lease, held).await,
                 None => attempt::deliver(&context, &subject, &lease, rows).await,
             };
-            if let Some(flight) = flight {
-                let (ended, asked) = match &reported {
-                    Ok(report) => (report.ended, report.asked),
-                    Err(_) => (Ended::NotSent, None),
-                };
-                flight.end(ended, asked, context.parts.clock.now());
+            let (mut suspends, (ended, asked)) = match &reported {
+                Ok(report) => (report.suspends(), (report.ended, report.asked)),
+                Err(_) => (None, (Ended::NotSent, None)),
+            };
+            if flight.is_some_and(|flight| flight.end(ended, asked, context.parts.clock.now())) {
+                suspends = Some("nothing has succeeded for days");
             }
             context.freed.notify_waiters();
-            Done::Sent(subject, reported)
+            Done::Sent(subject, reported, suspends)
         });
     }
 
@@ -403,23 +398,25 @@ impl Service<'_> {
     }
 
     fn note(&mut self, done: Result<Done, JoinError>) -> Result<(), Error> {
-        let (subject, report) = match done.map_err(Error::failed)? {
+        let report = match done.map_err(Error::failed)? {
             Done::Deleted(deleted) => return deleted,
-            Done::Sent(subject, report) => {
+            Done::Sent(subject, report, suspends) => {
                 self.sending -= 1;
-                (subject, report?)
+                if let Some(why) = suspends {
+                    self.suspends = Some((subject, why));
+                }
+                report?
             }
         };
         self.ended.extend(report.rows);
         match report.disposition {
-            Disposition::Ended => {}
+            Disposition::Ended | Disposition::Gone => {}
             Disposition::RetryAt(due) => {
                 self.dues.insert(due);
                 if self.dues.len() > MAX_DUES {
                     self.dues.pop_last();
                 }
             }
-            Disposition::Gone => self.gone = Some(subject),
             Disposition::Lost => self.lost = true,
         }
         Ok(())
@@ -479,31 +476,32 @@ impl Service<'_> {
         done.map_or(Ok(()), |done| self.note(done))
     }
 
-    /// Suspends the subscription; `None` if it is not what `subject` is any more.
-    async fn suspend(&self, subject: &Subject, why: &'static str) -> Result<Option<Next>, Error> {
+    /// Suspends the subscription, unless it has changed since it was as `subject`.
+    async fn suspend(&self, subject: &Subject, why: &'static str) -> Result<Next, Error> {
         let (context, deliveries) = (self.context, &self.context.deliveries);
+        let at_once = Next::At(context.parts.clock.now());
         if deliveries.is_suspended(self.key).await? {
-            return Ok(Some(Next::WithTicket));
+            return Ok(Next::WithTicket);
         }
         if read_subject::has_changed(context, subject).await? {
-            return Ok(None);
+            return Ok(at_once);
         }
         subject.tell(context, &EventKind::Suspended(why)).await?;
         if !deliveries.set_suspended(self.key, true).await? {
-            return Ok(Some(Next::WithTicket));
+            return Ok(Next::WithTicket);
         }
         // A change that comes later still ends the suspension.
         if read_subject::has_changed(context, subject).await? {
             if deliveries.set_suspended(self.key, false).await? {
                 subject.tell(context, &EventKind::Resumed).await?;
             }
-            return Ok(None);
+            return Ok(at_once);
         }
         count(&context.counters.suspended);
         let (queue, id) = (&self.key.queue, self.key.id);
         let (project, name) = (&queue.project, &queue.name);
         info!(%project, queue = %name, subscription = %id, why, "subscription suspended");
-        Ok(Some(Next::WithTicket))
+        Ok(Next::WithTicket)
     }
 
     /// Rows may be left that wait for a retry, or that another worker holds.
