@@ -127,10 +127,9 @@ impl Handle {
         let channel = context.channel(&subscription.subscriber);
         let origin = channel.and_then(|channel| channel.origin(&subscription.subscriber).ok());
         let project = &queue.project;
-        let destination = origin.and_then(|one| context.fairness.destination(project, &one));
+        let destination = origin.and_then(|one| context.fairness.destination(project, &one, now));
         let state = match destination.map(|destination| destination.circuit()) {
             _ if is_suspended => SubscriberState::Suspended,
-            Some(Circuit::Suspended) => SubscriberState::Suspended,
             Some(Circuit::Open { probe }) => SubscriberState::Failing(probe),
             Some(Circuit::Ok) | None => SubscriberState::Ok,
         };

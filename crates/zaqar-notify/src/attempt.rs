@@ -18,6 +18,7 @@ use crate::destination::Ended;
 use crate::events::{self, EventKind};
 use crate::log::{self, Entry};
 use crate::outcome::{Attempt, Failure, Verdict};
+use crate::read_subject;
 use crate::retry::{RetryAfter, Schedule};
 use crate::row::{Content, Row};
 use crate::subject::Subject;
@@ -52,6 +53,14 @@ pub(crate) struct Report {
     pub(crate) asked: Option<Timestamp>,
     /// Rows that have ended; the caller deletes them, together with others.
     pub(crate) rows: Vec<EndedRow>,
+}
+
+impl Report {
+    /// Why its subscription is to be suspended, if it is.
+    pub(crate) fn suspends(&self) -> Option<&'static str> {
+        let is_gone = self.disposition == Disposition::Gone;
+        is_gone.then_some("the receiver wants nothing more (410)")
+    }
 }
 
 /// Delivers rows in one request, as far as possible now, and logs the result of each.
@@ -110,6 +119,11 @@ impl Sending<'_> {
         for _ in 0..IMMEDIATE_ATTEMPTS {
             let attempt = self.send().await;
             let ended = ended(&attempt);
+            if self.ends_some(&attempt)
+                && read_subject::has_changed(self.context, self.subject).await?
+            {
+                return self.release(ended).await;
+            }
             match attempt.verdict() {
                 Verdict::Delivered => {
                     self.delivered();
@@ -146,6 +160,17 @@ impl Sending<'_> {
             }
         }
         self.wait(1, Ended::Failing, None).await
+    }
+
+    /// Whether an attempt ends rows without success.
+    fn ends_some(&self, attempt: &Attempt) -> bool {
+        match attempt.verdict() {
+            Verdict::Delivered => false,
+            Verdict::Suspend | Verdict::Rejected => true,
+            Verdict::Retry(after) => self.ready.iter().any(|one| {
+                self.subject.schedule.delay(one.failed + 1, after, rand::random()).is_none()
+            }),
+        }
     }
 
     /// Ends rows that expired, that the filter excludes or that are for another subscriber, and
@@ -351,6 +376,14 @@ impl Sending<'_> {
         let disposition =
             waits.map_or(Disposition::Lost, |secs| Disposition::RetryAt(now.plus_secs(secs)));
         Ok(self.report(disposition, ended, asked))
+    }
+
+    /// Lets all rows be taken again at once, by what the subscription says now.
+    async fn release(&mut self, ended: Ended) -> Result<Report, Error> {
+        self.delete_over().await?;
+        let now = self.context.parts.clock.now();
+        self.context.deliveries.release(self.lease, now).await?;
+        Ok(self.report(Disposition::RetryAt(now), ended, None))
     }
 
     /// Logs the state of a row. Without an attempt, only its end.

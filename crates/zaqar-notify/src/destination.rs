@@ -1,13 +1,14 @@
 //! The state of one destination: its concurrency limit and its circuit breaker.
 //!
-//! A pure state machine; the caller passes the time. Its circuit has three states, which users see:
+//! A pure state machine; the caller passes the time. Its circuit has two states, which users see:
 //!
 //! - **ok**: deliveries are sent, at most [`Bounds::max_in_flight`] at once. Each sign of overload
 //!   halves that limit, and each window of successes adds one to it;
 //! - **open**: after [`Bounds::failures_to_open`] failures in a row. One delivery at a time is sent
-//!   as a probe, with growing pauses between probes. A success closes the circuit;
-//! - **suspended**: nothing is sent until [`Destination::resume`], because the receiver asked for
-//!   it (410) or nothing has succeeded for [`Bounds::suspend_after`].
+//!   as a probe, with growing pauses between probes. A success closes the circuit.
+//!
+//! Nothing keeps a destination from being probed. Where nothing has succeeded for
+//! [`Bounds::suspend_after`], each failure says that its subscription should be suspended.
 
 use std::time::Duration;
 
@@ -24,12 +25,16 @@ pub struct Bounds {
     pub first_pause: Duration,
     /// The longest pause between probes.
     pub longest_pause: Duration,
-    /// The destination is suspended when nothing has succeeded for this long.
+    /// A failure suspends its subscription when nothing has succeeded for this long.
     pub suspend_after: Duration,
+    /// The state is forgotten when nothing was sent for this long although it could be: earlier
+    /// failures say nothing about the time in between.
+    pub forget_after: Duration,
 }
 
 impl Default for Bounds {
-    /// 16 in flight; 5 failures; probes after 5 s to 5 min; suspended after 5 days.
+    /// 16 in flight; 5 failures; probes after 5 s to 5 min; suspended after 5 days; forgotten after
+    /// an hour.
     fn default() -> Self {
         Self {
             max_in_flight: 16,
@@ -37,6 +42,7 @@ impl Default for Bounds {
             first_pause: Duration::from_secs(5),
             longest_pause: Duration::from_secs(300),
             suspend_after: Duration::from_secs(5 * 86_400),
+            forget_after: Duration::from_secs(3600),
         }
     }
 }
@@ -51,8 +57,6 @@ pub enum Circuit {
         /// When the next probe may start.
         probe: Timestamp,
     },
-    /// Nothing is sent.
-    Suspended,
 }
 
 /// Whether a delivery may start.
@@ -64,8 +68,6 @@ pub enum Admission {
     Full,
     /// Not before this time.
     NotBefore(Timestamp),
-    /// Not before the destination is resumed.
-    Suspended,
 }
 
 /// The outcome of a delivery that started.
@@ -77,8 +79,6 @@ pub enum Ended {
     Overloaded,
     /// It fails: no connection, no answer, another 5xx.
     Failing,
-    /// It wants no more messages (410).
-    Gone,
     /// The delivery was given up before anything was sent.
     NotSent,
 }
@@ -94,14 +94,24 @@ pub struct Destination {
     failures: u32,
     pauses: u32,
     failing_since: Option<Timestamp>,
+    /// When a delivery ended last.
+    used: Timestamp,
 }
 
 impl Destination {
     /// A new one: circuit ok, nothing in flight.
     pub fn new(bounds: Bounds) -> Self {
         let window = f64::from(bounds.max_in_flight.max(1));
-        let circuit = Circuit::Ok;
-        Self { bounds, circuit, in_flight: 0, window, failures: 0, pauses: 0, failing_since: None }
+        Self {
+            bounds,
+            circuit: Circuit::Ok,
+            in_flight: 0,
+            window,
+            failures: 0,
+            pauses: 0,
+            failing_since: None,
+            used: Timestamp::from_millis(0),
+        }
     }
 
     /// The circuit's state.
@@ -127,14 +137,25 @@ impl Destination {
 
     /// Whether this state equals that of a new destination, so that it can be dropped.
     pub fn is_idle(&self) -> bool {
-        let untouched = Self::new(self.bounds);
+        let untouched = Self { used: self.used, ..Self::new(self.bounds) };
         *self == untouched
+    }
+
+    /// When its state is forgotten, unless something is in flight.
+    pub fn forgotten(&self) -> Timestamp {
+        let since = match self.circuit {
+            Circuit::Ok => self.used,
+            Circuit::Open { probe } => probe.max(self.used),
+        };
+        later(since, self.bounds.forget_after)
     }
 
     /// Starts a delivery if that is allowed now.
     pub fn start(&mut self, now: Timestamp) -> Admission {
+        if self.in_flight == 0 && now >= self.forgotten() {
+            *self = Self::new(self.bounds);
+        }
         let is_free = match self.circuit {
-            Circuit::Suspended => return Admission::Suspended,
             Circuit::Open { probe } if now < probe => return Admission::NotBefore(probe),
             Circuit::Open { .. } => self.in_flight == 0,
             Circuit::Ok => self.in_flight < self.window(),
@@ -147,31 +168,31 @@ impl Destination {
     }
 
     /// Ends a delivery that had started. `asked` is the time before which the receiver wants no
-    /// request (`Retry-After`, within its bounds).
-    pub fn end(&mut self, ended: Ended, asked: Option<Timestamp>, now: Timestamp) {
+    /// request (`Retry-After`, within its bounds). Returns whether it has failed, and nothing has
+    /// succeeded for [`Bounds::suspend_after`].
+    pub fn end(&mut self, ended: Ended, asked: Option<Timestamp>, now: Timestamp) -> bool {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.used = self.used.max(now);
         match ended {
-            Ended::NotSent => {}
-            Ended::Working => self.succeeded(),
+            Ended::NotSent => false,
+            Ended::Working => {
+                self.succeeded();
+                false
+            }
             Ended::Overloaded => {
                 self.window = (self.window / 2.0).max(1.0);
-                self.failed(asked, now);
+                self.failed(asked, now)
             }
             Ended::Failing => self.failed(asked, now),
-            Ended::Gone => self.circuit = Circuit::Suspended,
         }
     }
 
-    /// Suspends it.
-    pub const fn suspend(&mut self) {
-        self.circuit = Circuit::Suspended;
-    }
-
-    /// Ends a suspension or a pause: the next delivery is a probe, and may start at once.
+    /// Ends a pause: the next delivery is a probe, and may start at once. What failed before counts
+    /// no more for a suspension.
     pub const fn resume(&mut self, now: Timestamp) {
+        self.failing_since = None;
         if !matches!(self.circuit, Circuit::Ok) {
             self.circuit = Circuit::Open { probe: now };
-            self.failing_since = None;
             self.pauses = 0;
         }
     }
@@ -182,43 +203,36 @@ impl Destination {
         self.failing_since = None;
         let most = f64::from(self.bounds.max_in_flight.max(1));
         self.window = (self.window + 1.0 / self.window).min(most);
-        match self.circuit {
-            Circuit::Ok | Circuit::Suspended => {}
-            Circuit::Open { .. } => self.circuit = Circuit::Ok,
-        }
+        self.circuit = Circuit::Ok;
     }
 
-    fn failed(&mut self, asked: Option<Timestamp>, now: Timestamp) {
+    fn failed(&mut self, asked: Option<Timestamp>, now: Timestamp) -> bool {
         self.failures = self.failures.saturating_add(1);
         let since = *self.failing_since.get_or_insert(now);
-        let suspends = since.as_millis().saturating_add(millis(self.bounds.suspend_after));
         match self.circuit {
-            Circuit::Suspended => {}
-            // Failures of deliveries that were in flight when the circuit opened do not count.
+            // Failures of deliveries that were in flight when the circuit opened lengthen no pause.
             Circuit::Open { probe } if now < probe => {}
-            Circuit::Ok | Circuit::Open { .. } if now.as_millis() >= suspends => {
-                self.circuit = Circuit::Suspended;
+            Circuit::Open { .. } => self.pause(asked, now),
+            Circuit::Ok if self.failures >= self.bounds.failures_to_open.max(1) => {
+                self.pause(asked, now);
             }
-            Circuit::Ok | Circuit::Open { .. } => {
-                let is_open = matches!(self.circuit, Circuit::Open { .. });
-                if is_open || self.failures >= self.bounds.failures_to_open.max(1) {
-                    self.pause(asked, now);
-                }
-            }
+            Circuit::Ok => {}
         }
+        now >= later(since, self.bounds.suspend_after)
     }
 
     fn pause(&mut self, asked: Option<Timestamp>, now: Timestamp) {
         let doubled = self.bounds.first_pause.saturating_mul(1 << self.pauses.min(20));
         self.pauses = self.pauses.saturating_add(1);
         let pause = doubled.min(self.bounds.longest_pause);
-        let probe = Timestamp::from_millis(now.as_millis().saturating_add(millis(pause)));
+        let probe = later(now, pause);
         self.circuit = Circuit::Open { probe: asked.map_or(probe, |asked| asked.max(probe)) };
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+fn later(since: Timestamp, duration: Duration) -> Timestamp {
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    Timestamp::from_millis(since.as_millis().saturating_add(millis))
 }
 
 #[cfg(test)]
@@ -231,7 +245,7 @@ mod tests {
 
     fn fail(destination: &mut Destination, ended: Ended, secs: u64) {
         assert_eq!(destination.start(at(secs)), Admission::Started);
-        destination.end(ended, None, at(secs));
+        assert!(!destination.end(ended, None, at(secs)));
     }
 
     #[test]
@@ -322,28 +336,57 @@ mod tests {
         assert_eq!(one.start(at(0)), Admission::Started);
     }
 
-    #[test]
-    fn it_is_suspended_by_410_and_by_days_without_success() {
-        let mut gone = Destination::new(Bounds::default());
-        fail(&mut gone, Ended::Gone, 0);
-        assert_eq!(gone.start(at(1_000_000_000)), Admission::Suspended);
-        gone.resume(at(7));
-        assert_eq!(gone.circuit(), Circuit::Open { probe: at(7) });
-        fail(&mut gone, Ended::Working, 7);
-        assert_eq!(gone.circuit(), Circuit::Ok);
-
-        let mut dead = Destination::new(Bounds::default());
-        let mut now = at(0);
+    /// Fails all probes until one tells that its subscription should be suspended.
+    fn fail_for_days(one: &mut Destination, since: u64) -> Timestamp {
+        let mut now = at(since);
         loop {
-            match dead.start(now) {
-                Admission::Started => dead.end(Ended::Failing, None, now),
+            match one.start(now) {
+                Admission::Started if one.end(Ended::Failing, None, now) => return now,
+                Admission::Started => {}
                 Admission::NotBefore(later) => now = later,
-                Admission::Suspended => break,
                 Admission::Full => unreachable!("nothing is in flight"),
             }
         }
+    }
+
+    #[test]
+    fn failures_after_days_without_success_suspend_and_the_next_one_is_probed() {
+        let mut dead = Destination::new(Bounds::default());
+        let now = fail_for_days(&mut dead, 0);
         let days = now.as_secs() as f64 / 86_400.0;
         assert!((5.0..5.01).contains(&days), "{days}");
+        let probe = now.plus_secs(300);
+        assert_eq!(dead.start(now), Admission::NotBefore(probe));
+        assert_eq!(dead.start(probe), Admission::Started);
+        assert!(dead.end(Ended::Failing, None, probe), "the next one is suspended too");
+        // One that is resumed has as long as the first.
+        dead.resume(probe);
+        assert_eq!(dead.start(probe), Admission::Started);
+        assert!(!dead.end(Ended::Failing, None, probe));
+        let probe = probe.plus_secs(300);
+        assert_eq!(dead.start(probe), Admission::Started);
+        assert!(!dead.end(Ended::Working, None, probe));
+        assert_eq!(dead.circuit(), Circuit::Ok);
+    }
+
+    #[test]
+    fn failures_that_are_far_apart_say_nothing_about_the_time_between_them() {
+        let bounds = Bounds { failures_to_open: 2, ..Bounds::default() };
+        let mut one = Destination::new(bounds);
+        for day in 0..20 {
+            fail(&mut one, Ended::Failing, day * 86_400);
+            assert_eq!((one.circuit(), one.failures), (Circuit::Ok, 1));
+        }
+        // A pause that the receiver asked for is no time without use.
+        let asked = at(30 * 86_400);
+        assert_eq!(one.start(at(20 * 86_400)), Admission::Started);
+        one.end(Ended::Failing, Some(asked), at(20 * 86_400));
+        fail(&mut one, Ended::Failing, 20 * 86_400);
+        let probe = at(20 * 86_400 + 5);
+        assert_eq!(one.circuit(), Circuit::Open { probe });
+        assert_eq!(one.start(probe), Admission::Started);
+        one.end(Ended::Failing, Some(asked), probe);
+        assert_eq!(one.start(at(29 * 86_400)), Admission::NotBefore(asked));
     }
 
     #[test]

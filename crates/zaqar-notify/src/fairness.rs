@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zaqar_core::{ProjectId, Timestamp};
 
 use crate::destination::{Admission, Bounds, Circuit, Destination, Ended};
+use crate::destinations::{Destinations, Key};
 use crate::target::Origin;
 
 /// Limits of one server.
@@ -18,19 +19,22 @@ pub struct Limits {
     pub per_project: u32,
     /// Limits of each destination.
     pub destination: Bounds,
-    /// Destinations whose state is kept, at most. A further one is rejected ([`Admission::Full`])
-    /// while none of them is idle.
+    /// Destinations whose state is kept although nothing is in flight, at most. With more, the
+    /// state that would be forgotten first is dropped.
     pub destinations: usize,
+    /// Of these, of one project.
+    pub destinations_per_project: usize,
 }
 
 impl Default for Limits {
-    /// 256 in flight, 64 of one project, 100 000 destinations.
+    /// 256 in flight, 64 of one project, 100 000 destinations, 10 000 of one project.
     fn default() -> Self {
         Self {
             in_flight: 256,
             per_project: 64,
             destination: Bounds::default(),
             destinations: 100_000,
+            destinations_per_project: 10_000,
         }
     }
 }
@@ -42,11 +46,11 @@ pub struct Fairness {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     in_flight: u32,
     projects: HashMap<ProjectId, u32>,
-    destinations: HashMap<Key, Destination>,
+    destinations: Destinations,
     /// Subscriptions in service: in all, and by project.
     served: Served,
     served_of: HashMap<ProjectId, Served>,
@@ -75,13 +79,7 @@ pub struct Circuits {
     pub ok: usize,
     /// Only probes are sent.
     pub open: usize,
-    /// Nothing is sent.
-    pub suspended: usize,
 }
-
-/// Each project has its own state of a destination: one project's secrets or load say nothing about
-/// another's.
-type Key = (ProjectId, Origin);
 
 /// A delivery in flight. If it is dropped without [`InFlight::end`], it counts as not sent.
 #[derive(Debug)]
@@ -93,7 +91,19 @@ pub struct InFlight {
 impl Fairness {
     /// With nothing in flight.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, state: Arc::default() }
+        let destinations = Destinations::new(
+            limits.destination,
+            limits.destinations,
+            limits.destinations_per_project,
+        );
+        let state = State {
+            in_flight: 0,
+            projects: HashMap::new(),
+            destinations,
+            served: Served::default(),
+            served_of: HashMap::new(),
+        };
+        Self { limits, state: Arc::new(Mutex::new(state)) }
     }
 
     /// A subscription of a project that is served from now on.
@@ -120,16 +130,7 @@ impl Fairness {
             return Err(Admission::Full);
         }
         let key = (project.clone(), origin.clone());
-        if !state.destinations.contains_key(&key) {
-            if state.destinations.len() >= self.limits.destinations {
-                state.destinations.retain(|_, one| !one.is_idle());
-            }
-            if state.destinations.len() >= self.limits.destinations {
-                return Err(Admission::Full);
-            }
-        }
-        let fresh = || Destination::new(self.limits.destination);
-        let admission = state.destinations.entry(key.clone()).or_insert_with(fresh).start(now);
+        let admission = state.destinations.start(&key, now);
         if admission != Admission::Started {
             return Err(admission);
         }
@@ -145,33 +146,37 @@ impl Fairness {
 
     /// Destinations that are not idle, by the state of their circuits. Cost: their number, which
     /// [`Limits::destinations`] bounds.
-    pub fn circuits(&self) -> Circuits {
-        let mut circuits = Circuits::default();
-        for destination in self.state().destinations.values() {
+    pub fn circuits(&self, now: Timestamp) -> Circuits {
+        let (mut circuits, mut state) = (Circuits::default(), self.state());
+        state.destinations.forget(now);
+        for destination in state.destinations.all() {
             let count = match destination.circuit() {
                 Circuit::Ok => &mut circuits.ok,
                 Circuit::Open { .. } => &mut circuits.open,
-                Circuit::Suspended => &mut circuits.suspended,
             };
             *count += 1;
         }
         circuits
     }
 
-    /// The state of a destination; `None` if it is idle.
-    pub fn destination(&self, project: &ProjectId, origin: &Origin) -> Option<Destination> {
-        self.state().destinations.get(&(project.clone(), origin.clone())).cloned()
+    /// The state of a destination; `None` if it is idle, or forgotten.
+    pub fn destination(
+        &self,
+        project: &ProjectId,
+        origin: &Origin,
+        now: Timestamp,
+    ) -> Option<Destination> {
+        let mut state = self.state();
+        state.destinations.forget(now);
+        state.destinations.get(&(project.clone(), origin.clone())).cloned()
     }
 
     /// Resumes a destination: see [`Destination::resume`].
     pub fn resume(&self, project: &ProjectId, origin: &Origin, now: Timestamp) {
-        let key = (project.clone(), origin.clone());
-        if let Some(destination) = self.state().destinations.get_mut(&key) {
-            destination.resume(now);
-        }
+        self.state().destinations.resume(&(project.clone(), origin.clone()), now);
     }
 
-    fn end(&self, key: &Key, ended: Ended, asked: Option<Timestamp>, now: Timestamp) {
+    fn end(&self, key: &Key, ended: Ended, asked: Option<Timestamp>, now: Timestamp) -> bool {
         let mut state = self.state();
         state.in_flight = state.in_flight.saturating_sub(1);
         if let Some(count) = state.projects.get_mut(&key.0) {
@@ -180,12 +185,7 @@ impl Fairness {
                 state.projects.remove(&key.0);
             }
         }
-        if let Some(destination) = state.destinations.get_mut(key) {
-            destination.end(ended, asked, now);
-            if destination.is_idle() {
-                state.destinations.remove(key);
-            }
-        }
+        state.destinations.end(key, ended, asked, now)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -276,10 +276,8 @@ impl Drop for Sharer {
 
 impl InFlight {
     /// Ends the delivery: see [`Destination::end`].
-    pub fn end(mut self, ended: Ended, asked: Option<Timestamp>, now: Timestamp) {
-        if let Some(key) = self.key.take() {
-            self.fairness.end(&key, ended, asked, now);
-        }
+    pub fn end(mut self, ended: Ended, asked: Option<Timestamp>, now: Timestamp) -> bool {
+        self.key.take().is_some_and(|key| self.fairness.end(&key, ended, asked, now))
     }
 }
 
@@ -309,7 +307,7 @@ mod tests {
     #[test]
     fn nobody_takes_what_others_need() {
         let destination = Bounds { max_in_flight: 2, ..Bounds::default() };
-        let limits = Limits { in_flight: 5, per_project: 3, destination, destinations: 100 };
+        let limits = Limits { in_flight: 5, per_project: 3, destination, ..Limits::default() };
         let fairness = Fairness::new(limits);
         let mut flying = Vec::new();
         for (who, host, is_started) in [
@@ -332,14 +330,15 @@ mod tests {
         drop(flying);
         assert_eq!(fairness.in_flight(), 0);
         let state = fairness.state();
-        assert!(state.projects.is_empty() && state.destinations.is_empty(), "{state:?}");
+        assert!(state.projects.is_empty(), "{state:?}");
+        assert_eq!(state.destinations.all().count(), 0, "{state:?}");
     }
 
     /// Who has its share gets no more while others of its project wait for theirs.
     #[test]
     fn nobody_takes_more_than_its_share_while_others_wait() {
         let destination = Bounds { max_in_flight: 100, ..Bounds::default() };
-        let limits = Limits { in_flight: 100, per_project: 8, destination, destinations: 100 };
+        let limits = Limits { in_flight: 100, per_project: 8, destination, ..Limits::default() };
         let fairness = Fairness::new(limits);
         let mut busy = fairness.sharer(&project("a"));
         let mut flying: Vec<_> =
@@ -378,7 +377,7 @@ mod tests {
         let (a, b) = (project("a"), project("b"));
         let x = origin("x");
         fairness.start(&a, &x, NOW).unwrap().end(Ended::Failing, None, NOW);
-        assert_eq!(fairness.circuits(), Circuits { open: 1, ..Circuits::default() });
+        assert_eq!(fairness.circuits(NOW), Circuits { open: 1, ..Circuits::default() });
         let later = Timestamp::from_millis(6000);
         assert_eq!(fairness.start(&a, &x, NOW).err(), Some(Admission::NotBefore(later)));
         fairness.start(&b, &x, NOW).unwrap().end(Ended::Working, None, NOW);
@@ -388,17 +387,39 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_destinations_is_bounded() {
-        let destination = Bounds { failures_to_open: 1, ..Bounds::default() };
-        let limits = Limits { destinations: 2, destination, ..Limits::default() };
+    fn the_number_of_destinations_is_bounded_and_none_is_rejected() {
+        let limits = Limits { destinations: 4, destinations_per_project: 2, ..Limits::default() };
         let fairness = Fairness::new(limits);
-        let a = project("a");
-        for host in ["x", "y"] {
-            fairness.start(&a, &origin(host), NOW).unwrap().end(Ended::Failing, None, NOW);
+        let is_kept = |who: &str, host: &str, now| {
+            fairness.destination(&project(who), &origin(host), now).is_some()
+        };
+        let mut now = NOW;
+        let flying = fairness.start(&project("a"), &origin("flying"), now).unwrap();
+        for (who, host, dropped) in [
+            ("a", "x", None),
+            ("a", "y", None),
+            ("a", "z", Some(("a", "x"))),
+            ("b", "x", None),
+            ("b", "y", None),
+            // One that is used is forgotten later.
+            ("a", "y", None),
+            ("c", "x", Some(("a", "z"))),
+            ("d", "x", Some(("b", "x"))),
+        ] {
+            now = now.plus_secs(1);
+            let was_kept = dropped.map(|(who, host)| is_kept(who, host, now));
+            assert_ne!(was_kept, Some(false), "{who} {host}");
+            let started = fairness.start(&project(who), &origin(host), now).unwrap();
+            started.end(Ended::Failing, None, now);
+            assert!(is_kept(who, host, now), "{who} {host}");
+            assert!(dropped.is_none_or(|(who, host)| !is_kept(who, host, now)), "{who} {host}");
         }
-        assert_eq!(fairness.start(&a, &origin("z"), NOW).err(), Some(Admission::Full));
-        fairness.resume(&a, &origin("x"), NOW);
-        fairness.start(&a, &origin("x"), NOW).unwrap().end(Ended::Working, None, NOW);
-        assert!(fairness.start(&a, &origin("z"), NOW).is_ok());
+        assert_eq!(fairness.circuits(now), Circuits { ok: 5, open: 0 });
+        // What is in flight stays.
+        let later = now.plus_secs(3600);
+        assert!(!is_kept("a", "y", later) && is_kept("a", "flying", later));
+        flying.end(Ended::Failing, None, later);
+        assert!(is_kept("a", "flying", later));
+        assert_eq!(fairness.circuits(later.plus_secs(3600)), Circuits::default());
     }
 }

@@ -12,6 +12,7 @@ mod context;
 mod deliveries;
 pub mod delivery_options;
 pub mod destination;
+mod destinations;
 mod dispatch;
 mod events;
 mod expand;

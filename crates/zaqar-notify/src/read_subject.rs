@@ -37,6 +37,14 @@ pub(crate) async fn after(
     }
 }
 
+/// Whether a subscription has changed since `subject` was read. Asked after an attempt that would
+/// end messages, or suspend the subscription: neither follows from an address that it had before.
+pub(crate) async fn has_changed(context: &Context, subject: &Subject) -> Result<bool, Error> {
+    let now = context.subjects.moment();
+    let read = after(context, &subject.key, now).await?;
+    Ok(read.is_some_and(|read| !read.subject.sends_as(subject)))
+}
+
 async fn read(context: &Context, key: &SubscriptionKey) -> Result<Option<Read>, Error> {
     let (moment, at) = (context.subjects.moment(), context.parts.clock.now());
     let Some(subject) = read_stored(context, key).await? else {

@@ -59,7 +59,7 @@ const PAGE: usize = 20;
 /// When a subscription is served again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// With its next ticket: it has no rows, or is suspended.
+    /// With its next ticket: it has no rows, or is suspended, or will be.
     WithTicket,
     /// At this time.
     At(Timestamp),
@@ -79,7 +79,8 @@ enum Admitted {
 
 /// The end of a task of a service.
 enum Done {
-    Sent(Result<Report, Error>),
+    /// To a subscription as it was then; and why it is to be suspended, if it is.
+    Sent(Arc<Subject>, Result<Report, Error>, Option<&'static str>),
     Deleted(Result<(), Error>),
 }
 
@@ -102,7 +103,7 @@ pub(crate) async fn serve(
         takes: FIRST_TAKEN,
         waits_since: None,
         dues: BTreeSet::new(),
-        is_gone: false,
+        suspends: None,
         lost: false,
     };
     let next = service.run(shutdown).await;
@@ -111,7 +112,12 @@ pub(crate) async fn serve(
     while !service.is_idle() {
         let _failed = service.finish_one().await;
     }
-    next
+    match service.suspends.take() {
+        Some((subject, why)) if matches!(next, Ok(Next::WithTicket | Next::At(_))) => {
+            service.suspend(&subject, why).await
+        }
+        Some(_) | None => next,
+    }
 }
 
 struct Service<'a> {
@@ -132,7 +138,8 @@ struct Service<'a> {
     waits_since: Option<Instant>,
     /// When waiting rows are retried.
     dues: BTreeSet<Timestamp>,
-    is_gone: bool,
+    /// The subscription as it was when an attempt said that it is to be suspended, and why.
+    suspends: Option<(Arc<Subject>, &'static str)>,
     lost: bool,
 }
 
@@ -154,10 +161,9 @@ impl Service<'_> {
                 self.context.deliveries.remove(self.key).await?;
                 return Ok(Next::Never);
             };
-            if self.is_gone {
+            if self.suspends.is_some() {
                 self.finish_all().await?;
-                let why = "the receiver wants nothing more (410)";
-                return self.suspend(&read.subject, why).await;
+                return Ok(Next::WithTicket);
             }
             self.looks |= self.news.take() | self.has_retry(now);
             let free = self.free(&read.subject.delivery);
@@ -336,10 +342,6 @@ impl Service<'_> {
                 self.finish_all().await?;
                 Ok(Admitted::Later(Next::At(probe)))
             }
-            Err(Admission::Suspended) => {
-                self.finish_all().await?;
-                Ok(Admitted::Later(self.suspend(subject, "nothing has succeeded for days").await?))
-            }
             Err(Admission::Full | Admission::Started) => Ok(Admitted::WhenOneEnds),
         }
     }
@@ -370,15 +372,15 @@ impl Service<'_> {
                 Some(held) => recovery::step(&context, &subject.key, &lease, held).await,
                 None => attempt::deliver(&context, &subject, &lease, rows).await,
             };
-            if let Some(flight) = flight {
-                let (ended, asked) = match &reported {
-                    Ok(report) => (report.ended, report.asked),
-                    Err(_) => (Ended::NotSent, None),
-                };
-                flight.end(ended, asked, context.parts.clock.now());
+            let (mut suspends, (ended, asked)) = match &reported {
+                Ok(report) => (report.suspends(), (report.ended, report.asked)),
+                Err(_) => (None, (Ended::NotSent, None)),
+            };
+            if flight.is_some_and(|flight| flight.end(ended, asked, context.parts.clock.now())) {
+                suspends = Some("nothing has succeeded for days");
             }
             context.freed.notify_waiters();
-            Done::Sent(reported)
+            Done::Sent(subject, reported, suspends)
         });
     }
 
@@ -400,21 +402,23 @@ impl Service<'_> {
     fn note(&mut self, done: Result<Done, JoinError>) -> Result<(), Error> {
         let report = match done.map_err(Error::failed)? {
             Done::Deleted(deleted) => return deleted,
-            Done::Sent(report) => {
+            Done::Sent(subject, report, suspends) => {
                 self.sending -= 1;
+                if let Some(why) = suspends {
+                    self.suspends = Some((subject, why));
+                }
                 report?
             }
         };
         self.ended.extend(report.rows);
         match report.disposition {
-            Disposition::Ended => {}
+            Disposition::Ended | Disposition::Gone => {}
             Disposition::RetryAt(due) => {
                 self.dues.insert(due);
                 if self.dues.len() > MAX_DUES {
                     self.dues.pop_last();
                 }
             }
-            Disposition::Gone => self.is_gone = true,
             Disposition::Lost => self.lost = true,
         }
         Ok(())
@@ -474,16 +478,29 @@ impl Service<'_> {
         done.map_or(Ok(()), |done| self.note(done))
     }
 
+    /// Suspends the subscription, unless it has changed since it was as `subject`.
     async fn suspend(&self, subject: &Subject, why: &'static str) -> Result<Next, Error> {
+        let (context, deliveries) = (self.context, &self.context.deliveries);
+        let at_once = Next::At(context.parts.clock.now());
+        if deliveries.is_suspended(self.key).await? {
+            return Ok(Next::WithTicket);
+        }
+        if read_subject::has_changed(context, subject).await? {
+            return Ok(at_once);
+        }
+        subject.tell(context, &EventKind::Suspended(why)).await?;
+        if !deliveries.set_suspended(self.key, true).await? {
+            return Ok(Next::WithTicket);
+        }
+        // A change that comes later still ends the suspension.
+        if read_subject::has_changed(context, subject).await? {
+            if deliveries.set_suspended(self.key, false).await? {
+                subject.tell(context, &EventKind::Resumed).await?;
+            }
+            return Ok(at_once);
+        }
+        count(&context.counters.suspended);
         let (queue, id) = (&self.key.queue, self.key.id);
-        if self.context.deliveries.is_suspended(self.key).await? {
-            return Ok(Next::WithTicket);
-        }
-        subject.tell(self.context, &EventKind::Suspended(why)).await?;
-        if !self.context.deliveries.set_suspended(self.key, true).await? {
-            return Ok(Next::WithTicket);
-        }
-        count(&self.context.counters.suspended);
         // A subscriber may be resumed and suspended without end.
         if let Some(times) = SUSPENSION_LOG.failure() {
             let (project, name) = (&queue.project, &queue.name);

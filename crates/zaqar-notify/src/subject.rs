@@ -33,6 +33,16 @@ impl Subject {
         self.subscription.options.len() + self.subscription.subscriber.len()
     }
 
+    /// Whether it is sent to as another state of it is: at the same address, with the same options,
+    /// keys and retries.
+    pub(crate) fn sends_as(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.subscription, &other.subscription);
+        ours.subscriber == theirs.subscriber
+            && ours.options == theirs.options
+            && self.schedule == other.schedule
+            && self.keys == other.keys
+    }
+
     /// Messages of one request, at most; `None` if they are sent one by one.
     pub(crate) fn batch(&self) -> Option<usize> {
         self.delivery.batch.filter(|_| self.takes_batches)

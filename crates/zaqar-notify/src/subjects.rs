@@ -1,8 +1,9 @@
 //! Subscriptions that were read recently, so that a busy one is not read for each delivery.
 //!
 //! A subscription that is read here may have changed since, for as long as [`MAX_AGE`]. That may
-//! decide how a message is sent, but never that one is dropped: whoever would drop a message reads
-//! the subscription once more, as it may have been changed before the message was posted.
+//! decide how a message is sent, but never that one is dropped: whoever would drop a message, end
+//! it without success or suspend the subscription reads the subscription once more, as it may have
+//! been changed before the message was posted.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +44,8 @@ pub(crate) struct Subjects {
 struct State {
     read: HashMap<SubscriptionKey, Read>,
     bytes: usize,
+    /// When a subscription was forgotten last, whichever.
+    forgotten: Option<Moment>,
 }
 
 impl Subjects {
@@ -63,7 +66,7 @@ impl Subjects {
         cached.filter(|read| read.moment > moment)
     }
 
-    /// Adds one that was read at a time, after a moment.
+    /// Adds one that was read at a time, after a moment, unless it may have changed since.
     pub(crate) fn add(&self, subject: Subject, moment: Moment, at: Timestamp) -> Read {
         let key = subject.key.clone();
         let read = Read { subject: Arc::new(subject), moment, at };
@@ -73,7 +76,10 @@ impl Subjects {
 
     /// Forgets a subscription that has changed.
     pub(crate) fn forget(&self, key: &SubscriptionKey) {
-        self.state().remove(key);
+        let now = self.moment();
+        let mut state = self.state();
+        state.forgotten = state.forgotten.max(Some(now));
+        state.remove(key);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -84,6 +90,10 @@ impl Subjects {
 
 impl State {
     fn add(&mut self, key: &SubscriptionKey, read: Read) {
+        let cached = self.read.get(key).map(|cached| cached.moment);
+        if cached.max(self.forgotten) > Some(read.moment) {
+            return;
+        }
         self.remove(key);
         let bytes = read.subject.size();
         if self.read.len() >= REMEMBERED || self.bytes + bytes > REMEMBERED_BYTES {
@@ -100,5 +110,60 @@ impl State {
         if let Some(read) = self.read.remove(key) {
             self.bytes -= read.subject.size().min(self.bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Map;
+    use zaqar_core::storage::Subscription;
+    use zaqar_core::{Kind, ProjectId, QueueKey, QueueName, SubscriptionId};
+
+    use super::*;
+    use crate::retry::{RetryPolicy, Schedule};
+    use crate::target::Origin;
+
+    fn subject(subscriber: &str) -> Subject {
+        let name = QueueName::new("q").unwrap();
+        let queue = QueueKey { project: ProjectId::new("p").unwrap(), kind: Kind::Queue, name };
+        let id = SubscriptionId::new(1);
+        let subscription = Subscription {
+            id,
+            subscriber: subscriber.to_owned(),
+            since: Timestamp::from_millis(0),
+            ttl: 60,
+            options: String::new(),
+            confirmed: true,
+            lease: None,
+        };
+        Subject {
+            key: SubscriptionKey { queue, id },
+            subscription,
+            options: Map::new(),
+            schedule: Schedule { policy: RetryPolicy::default(), tail: None },
+            filter: None,
+            delivery: Default::default(),
+            keys: None,
+            takes_batches: false,
+            origin: Ok(Origin::mail()),
+        }
+    }
+
+    /// A read that began before a change is not cached after it, nor instead of a later one.
+    #[test]
+    fn an_older_read_replaces_nothing() {
+        let (subjects, at) = (Subjects::default(), Timestamp::from_millis(0));
+        let key = subject("").key;
+        let cached = || Some(subjects.current(&key, at)?.subject.subscription.subscriber.clone());
+        let [first, second] = [0; 2].map(|_| subjects.moment());
+        subjects.forget(&key);
+        subjects.add(subject("old"), first, at);
+        assert_eq!(cached(), None);
+        let [third, fourth] = [0; 2].map(|_| subjects.moment());
+        subjects.add(subject("new"), fourth, at);
+        for before in [second, third] {
+            subjects.add(subject("old"), before, at);
+        }
+        assert_eq!(cached().as_deref(), Some("new"));
     }
 }

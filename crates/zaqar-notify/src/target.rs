@@ -42,6 +42,15 @@ pub enum TargetError {
         /// Bytes of the URI.
         bytes: usize,
     },
+    /// Its host is longer than [`Target::MAX_HOST_BYTES`].
+    #[error(
+        "the subscriber's host has {bytes} bytes; at most {} are allowed",
+        Target::MAX_HOST_BYTES
+    )]
+    LongHost {
+        /// Bytes of the host.
+        bytes: usize,
+    },
     /// Its host is an address that webhooks must not reach, or `localhost`. Names are not looked
     /// up: the error would say which names exist inside the operator's network.
     #[error(transparent)]
@@ -51,6 +60,9 @@ pub enum TargetError {
 impl Target {
     /// The longest URI, in bytes.
     pub const MAX_BYTES: usize = 8192;
+
+    /// The longest host, in bytes: no name of DNS is longer.
+    pub const MAX_HOST_BYTES: usize = 253;
 
     /// Parses a subscriber's URI; its fragment is dropped, as it is never sent.
     ///
@@ -84,6 +96,9 @@ impl Target {
         let is_literal_without_zone = host.starts_with('[') && literal(&host).is_some();
         if host.is_empty() || port == 0 || (host.starts_with('[') && !is_literal_without_zone) {
             return Err(TargetError::NoUri);
+        }
+        if host.len() > Self::MAX_HOST_BYTES {
+            return Err(TargetError::LongHost { bytes: host.len() });
         }
         let origin = Origin { is_secure, host, port };
         Ok(Self { uri, origin })
@@ -191,12 +206,14 @@ mod tests {
 
     #[test]
     fn targets_are_taken_apart() {
+        let longest = "x".repeat(Target::MAX_HOST_BYTES);
         for (subscriber, origin, path) in [
             ("http://Example.COM", "http://example.com:80", "/"),
             ("https://a.b./x?y=%20#z", "https://a.b:443", "/x?y=%20"),
             ("HTTP://a:8080/v1.0/t", "http://a:8080", "/v1.0/t"),
             ("http://[2606:4700::1111]:81/", "http://[2606:4700::1111]:81", "/"),
             ("http://127.1/", "http://127.1:80", "/"),
+            (&format!("http://{longest}./"), &format!("http://{longest}:80"), "/"),
         ] {
             let target = Target::parse(subscriber).unwrap();
             assert_eq!(target.origin().to_string(), origin, "{subscriber}");
@@ -224,6 +241,7 @@ mod tests {
             ("http://u:p@a/", TargetError::UserInfo),
             ("http://8.8.8.8@10.0.0.1/", TargetError::UserInfo),
             (&long, TargetError::TooLong { bytes: long.len() }),
+            (&format!("http://{}/", "x".repeat(254)), TargetError::LongHost { bytes: 254 }),
         ] {
             assert_eq!(Target::parse(subscriber), Err(expected), "{subscriber}");
         }

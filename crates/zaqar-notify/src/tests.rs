@@ -3,6 +3,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
 mod batches;
+mod changes;
 mod confirmations;
 mod events;
 mod expansion;
@@ -25,7 +26,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use zaqar_core::delivery::{DeliveryQuery, DeliveryState, Redelivery};
 use zaqar_core::storage::{
-    Batch, Error, Guarded, Heads, ListQuery, Messages, NewMessage, NewSubscription, Subscriptions,
+    Batch, Changed, Error, Guarded, Heads, ListQuery, Messages, NewMessage, NewSubscription,
+    SubscriptionChange, Subscriptions,
 };
 use zaqar_core::{
     ClientId, Clock, Generation, Incarnation, Kind, ManualClock, MessageId, Payload, ProjectId,
@@ -43,6 +45,8 @@ use crate::{Channel, EventSink, Options, Outgoing, Parts, PlainBodies, Workers};
 #[derive(Default)]
 struct Script {
     statuses: Mutex<VecDeque<u16>>,
+    /// Made while the next request is in progress.
+    change: Mutex<Option<Change>>,
     /// Bodies of requests that are never answered.
     hangs: Mutex<Vec<String>>,
     sent: Mutex<Vec<Sent>>,
@@ -74,6 +78,10 @@ impl Channel for Script {
             body: body.clone(),
             at: outgoing.now.as_millis() - START.as_millis(),
         });
+        let change = self.change.lock().unwrap().take();
+        if let Some(change) = change {
+            change.make().await;
+        }
         let hangs = self.hangs.lock().unwrap().contains(&body);
         if hangs || outgoing.subscriber.starts_with("http://dead/") {
             return std::future::pending().await;
@@ -86,6 +94,21 @@ impl Channel for Script {
     }
 }
 
+/// A change of a subscription that another server makes.
+struct Change {
+    store: Arc<Memory>,
+    subscription: SubscriptionKey,
+    change: SubscriptionChange,
+}
+
+impl Change {
+    async fn make(self) {
+        let SubscriptionKey { queue, id } = &self.subscription;
+        let changed = self.store.change_subscription(queue, *id, &self.change, START).await;
+        assert_eq!(changed.unwrap(), Changed::Done);
+    }
+}
+
 /// Records events, after as many failures as set.
 #[derive(Default)]
 struct Posted {
@@ -93,6 +116,8 @@ struct Posted {
     /// The queue of each post, and the number of its events.
     posts: Mutex<Vec<(String, usize)>>,
     failures: Mutex<u32>,
+    /// Made before the next event is posted.
+    change: Mutex<Option<Change>>,
     /// For each event the rows of its subscription, and whether it was suspended.
     found: Mutex<Vec<(usize, bool)>>,
     store: OnceLock<Arc<Memory>>,
@@ -122,6 +147,10 @@ impl EventSink for Posted {
         events: &[Value],
     ) -> Result<(), Error> {
         assert_eq!(project.as_str(), "p");
+        let change = self.change.lock().unwrap().take();
+        if let Some(change) = change {
+            change.make().await;
+        }
         for event in events {
             self.look(event).await;
         }

@@ -196,7 +196,8 @@ impl Handle {
 
     /// Destinations by the state of their circuits, as this server sees them.
     pub fn circuits(&self) -> Circuits {
-        self.shared.context.fairness.circuits()
+        let context = &self.shared.context;
+        context.fairness.circuits(context.parts.clock.now())
     }
 
     /// The number of subscriptions in service.

@@ -99,9 +99,7 @@ fn deliveries(status: &Status) -> Map<String, Value> {
             "expired": counts.expired,
             "retried": counts.retried,
             "suspended": counts.suspended,
-            "destinations": {
-                "ok": circuits.ok, "open": circuits.open, "suspended": circuits.suspended,
-            },
+            "destinations": { "ok": circuits.ok, "open": circuits.open },
         },
     }))
 }

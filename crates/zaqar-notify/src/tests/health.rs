@@ -121,3 +121,49 @@ async fn health_says_that_a_destination_fails_and_when_it_is_tried() {
     assert_eq!((health.state, health.waiting, health.delivered), (SubscriberState::Ok, 0, 6));
     assert!(health.last_delivered > health.last_failed);
 }
+
+/// A subscription whose destination has failed for longer than allowed, and so is suspended.
+async fn one_of_a_dead_destination() -> (Scene, SubscriptionId) {
+    let mut options = Options::default();
+    options.limits.destination.suspend_after = Duration::from_secs(60);
+    let mut scene = Scene::with(options).await;
+    let policy = json!({"retries_with_no_delay": 0, "minimum_delay": 5,
+        "minimum_delay_retries": 1000});
+    let id = scene.subscribe("http://a/x", json!({ "_retry_policy": policy })).await;
+    scene.answer(&[500; 1000]);
+    scene.post("1", 3600, 0).await;
+    for _ in 0..120 {
+        scene.pass(1).await;
+    }
+    assert_eq!(scene.health(id).await.state, SubscriberState::Suspended);
+    assert_eq!(scene.workers.handle().counts().suspended, 1);
+    scene.script.statuses.lock().unwrap().clear();
+    scene.sent();
+    (scene, id)
+}
+
+#[tokio::test]
+async fn a_new_subscription_to_a_dead_destination_is_tried() {
+    let (mut scene, _) = one_of_a_dead_destination().await;
+    let id = scene.subscribe("http://a/y", json!({})).await;
+    scene.post("2", 3600, 0).await;
+    for _ in 0..30 {
+        scene.pass(1).await;
+    }
+    let sent: Vec<_> = scene.sent().into_iter().map(|sent| sent.subscriber + &sent.body).collect();
+    assert_eq!(sent, ["http://a/y2"]);
+    assert_eq!(scene.health(id).await.state, SubscriberState::Ok);
+}
+
+#[tokio::test]
+async fn a_subscription_that_was_resumed_on_another_server_is_tried() {
+    let (scene, id) = one_of_a_dead_destination().await;
+    let Scene { store, clock, script, posted, .. } = &scene;
+    let other = workers(store, clock, script, posted, Options::default());
+    other.handle().resume(&scene.key, id).await.unwrap();
+    for _ in 0..30 {
+        scene.pass(1).await;
+    }
+    assert_eq!(scene.bodies(), ["1"]);
+    assert_eq!(scene.health(id).await.state, SubscriberState::Ok);
+}

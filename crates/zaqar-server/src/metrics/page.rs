@@ -253,14 +253,7 @@ fn deliveries(families: &mut Families, status: &Status) {
     families.gauge("zaqar_deliveries_in_flight", help, f64::from(handle.in_flight()));
     let help = "Subscriptions that this server is serving";
     families.gauge("zaqar_subscriptions_served", help, size(handle.served()));
-    let states = by(
-        "circuit",
-        &[
-            ("ok", size(circuits.ok)),
-            ("open", size(circuits.open)),
-            ("suspended", size(circuits.suspended)),
-        ],
-    );
+    let states = by("circuit", &[("ok", size(circuits.ok)), ("open", size(circuits.open))]);
     let help = "Destinations of deliveries with something in progress or failed, by circuit";
     families.gauges("zaqar_destinations", help, states);
 }

@@ -259,7 +259,6 @@ impl Reporter {
             "suspended": counts.suspended,
             "destinations_ok": circuits.ok,
             "destinations_open": circuits.open,
-            "destinations_suspended": circuits.suspended,
         });
         let members = data.as_object().into_iter().flatten();
         let text = members.map(|(name, value)| format!("{name} = {value}\n")).collect();
