@@ -100,6 +100,15 @@ def test_a_webhook_confirms_gets_messages_and_unsubscribes(
         assert requests(5)[4]["body"] == "once more"
 
 
+def test_no_option_replaces_a_request_to_confirm(new_server: Callable[..., Server], receiver: Receiver):
+    with Api(new_server(options=CONFIRMED).start().url) as api:
+        document = {"subscriber": receiver.url("/asked"), "options": {"post_data": "an advertisement"}}
+        assert api.call("POST", "/v2/queues/q/subscriptions", json=document).status_code == 201
+        wait_until(lambda: receiver.of("/asked"), "a request")
+        (asked,) = receiver.of("/asked")
+        assert asked.json["Message_Type"] == "SubscriptionConfirmation"
+
+
 def test_another_subscriber_must_confirm_for_itself(
     new_server: Callable[..., Server], receiver: Receiver, tmp_path: Path
 ):

@@ -117,7 +117,11 @@ impl Webhooks {
             Err(error) => return Attempt::Failed(Failure::Unusable(error.to_string())),
         };
         let id = request_id(outgoing);
-        let body = match RequestBody::new(outgoing.options, message(outgoing)) {
+        // One that has not agreed gets no text of somebody's choice.
+        let asks = outgoing.messages.iter().any(|one| one.content == Content::Confirmation);
+        let none = Map::new();
+        let options = if asks { &none } else { outgoing.options };
+        let body = match RequestBody::new(options, message(outgoing)) {
             Ok(body) => body,
             Err(error) => return Attempt::Failed(Failure::Unusable(error.to_string())),
         };
