@@ -72,8 +72,9 @@ impl Queues for Embedded {
     }
 }
 
-/// Bytes of metadata after which a read ends: others' reads go between the slices of a large page.
-const SLICE_BYTES: usize = 256 << 10;
+/// Bytes of metadata or options after which a read ends: others' reads go between the slices of a
+/// large page.
+pub(crate) const SLICE_BYTES: usize = 256 << 10;
 
 /// A part of a page.
 struct Slice {

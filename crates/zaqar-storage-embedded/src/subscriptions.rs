@@ -10,6 +10,7 @@ use zaqar_core::{Generation, LeaseId, QueueKey, SubscriptionId, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
+use crate::queues::SLICE_BYTES;
 use crate::statements::Statements;
 use crate::writer_state::{Head, SubscribedUntil, WriterState, find_head, millis, time};
 
@@ -61,10 +62,18 @@ impl Subscriptions for Embedded {
         now: Timestamp,
     ) -> Result<Vec<Subscription>, Error> {
         let now = self.effective_time(now);
-        self.read(|conn| match find_head(conn, key)? {
-            Some(head) => list(conn, head.subscriptions_number, after, limit, now),
-            None => Ok(Vec::new()),
-        })
+        let (mut all, mut after) = (Vec::new(), after);
+        loop {
+            let left = limit - all.len();
+            let slice = self.read(|conn| match find_head(conn, key)? {
+                Some(head) => list(conn, head.subscriptions_number, after, left, now),
+                None => Ok(Slice { rows: Vec::new(), next: None }),
+            })?;
+            all.extend(slice.rows);
+            let Some(next) = slice.next.filter(|_| all.len() < limit) else { return Ok(all) };
+            after = Some(next);
+            tokio::task::yield_now().await;
+        }
     }
 
     async fn leased_subscriptions(
@@ -271,13 +280,20 @@ fn find(
     Ok(found.filter(|one| one.is_live(now)))
 }
 
+/// A part of a page.
+struct Slice {
+    rows: Vec<Subscription>,
+    /// If it ends because of its size, the last id in it.
+    next: Option<SubscriptionId>,
+}
+
 fn list(
     conn: &Statements<'_>,
     subscriptions_number: i64,
     after: Option<SubscriptionId>,
     limit: usize,
     now: Timestamp,
-) -> Sql<Vec<Subscription>> {
+) -> Sql<Slice> {
     // An empty id is before all ids.
     let after = after.map_or(Vec::new(), |id| id.get().to_be_bytes().to_vec());
     let mut statement = conn.statement(concat!(
@@ -285,7 +301,19 @@ fn list(
         " WHERE audience = ?1 AND id > ?2 AND expires > ?3 ORDER BY id"
     ))?;
     let mut rows = statement.query(params![subscriptions_number, after, millis(now)])?;
-    conn.readable_rows(&mut rows, limit, read)
+    let (mut slice, mut bytes) = (Slice { rows: Vec::new(), next: None }, 0);
+    while slice.rows.len() < limit {
+        let Some(row) = rows.next()? else { break };
+        let Some(one) = conn.readable(read(row))? else { continue };
+        let (id, size) = (one.id, one.subscriber.len() + one.options.len());
+        slice.rows.push(one);
+        bytes += size;
+        if bytes >= SLICE_BYTES {
+            slice.next = Some(id);
+            break;
+        }
+    }
+    Ok(slice)
 }
 
 /// The subscriptions on one lease, from a covering index.
@@ -349,4 +377,42 @@ pub(crate) fn read(row: &Row<'_>) -> Sql<Subscription> {
         options: row.get(5)?,
         lease: row.get::<_, Option<[u8; 16]>>(6)?.map(|id| LeaseId::new(u128::from_be_bytes(id))),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use zaqar_core::storage::Heads;
+
+    use super::*;
+    use crate::testing::{generation, key, store, time};
+
+    #[tokio::test]
+    async fn a_page_of_large_rows_is_read_in_slices() {
+        let (store, _directory) = store();
+        let (key, now) = (key("q"), time(0));
+        Heads::open(&store, &key, generation(), now).await.unwrap();
+        let options = format!("{{\"text\":\"{}\"}}", "x".repeat(60_000));
+        for id in 1..=20 {
+            let new = NewSubscription {
+                id: SubscriptionId::new(id),
+                subscriber: format!("http://h/{id}"),
+                ttl: 60,
+                options: options.clone(),
+                confirmed: true,
+                lease: None,
+            };
+            store.subscribe(&key, generation(), &new, now).await.unwrap();
+        }
+        let of_slice = SLICE_BYTES.div_ceil(options.len());
+        let slice = store.read(|conn| {
+            let head = find_head(conn, &key)?.expect("a head");
+            list(conn, head.subscriptions_number, None, 100, now)
+        });
+        assert_eq!(slice.unwrap().rows.len(), of_slice);
+        for (limit, expected) in [(100, 20), (20, 20), (7, 7), (of_slice, of_slice)] {
+            let page = store.subscriptions(&key, None, limit, now).await.unwrap();
+            let ids: Vec<_> = page.iter().map(|one| one.id.get()).collect();
+            assert_eq!(ids, (1..=expected as u128).collect::<Vec<_>>());
+        }
+    }
 }
