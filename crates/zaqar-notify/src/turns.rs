@@ -1,11 +1,12 @@
 //! Which queues are expanded, and which wait for their turn. A queue whose store does not answer
-//! delays no other, as long as fewer than [`ALL`] such queues come up at once.
+//! delays no other, as long as fewer than [`ALL`] such queues come up at once. Projects have turns
+//! one after the other, and none has all of what there is: see [`share`].
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use zaqar_core::QueueKey;
+use zaqar_core::{ProjectId, QueueKey};
 
 /// Queues that wait, and queues that are remembered as slow, at most.
 const REMEMBERED: usize = 10_000;
@@ -18,6 +19,11 @@ const SLOW: Duration = Duration::from_secs(1);
 const TROUBLED: usize = 32;
 /// Expansions that run at once, slow ones too. Each holds some 64 KiB of bodies, or one entry.
 const ALL: usize = 64;
+
+/// How much of a bound one project may have.
+const fn share(bound: usize) -> usize {
+    bound * 3 / 4
+}
 
 /// Why a queue is expanded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,57 +47,129 @@ impl Running {
     }
 }
 
+/// Expansions that run.
+#[derive(Debug, Clone, Copy)]
+struct Counts {
+    quick: usize,
+    slow: usize,
+}
+
+impl Counts {
+    fn of<'a>(running: impl Iterator<Item = &'a Running>, now: Instant) -> Self {
+        running.fold(Self { quick: 0, slow: 0 }, |counts, one| match one.is_slow(now) {
+            true => Self { slow: counts.slow + 1, ..counts },
+            false => Self { quick: counts.quick + 1, ..counts },
+        })
+    }
+
+    /// Whether another may begin, within what `part` leaves of each bound.
+    fn leaves_one(self, part: fn(usize) -> usize) -> bool {
+        self.quick < part(QUICK) && self.quick + self.slow < part(ALL)
+    }
+
+    /// Whether another may begin that failed or was slow.
+    fn leaves_troubled(self, part: fn(usize) -> usize) -> bool {
+        self.slow < part(TROUBLED)
+    }
+}
+
+/// Queues that wait and are not running.
+#[derive(Debug, Default)]
+struct Line {
+    /// Those of each project, in their order.
+    queues: HashMap<ProjectId, VecDeque<QueueKey>>,
+    /// The projects, in the order of their turns.
+    projects: VecDeque<ProjectId>,
+}
+
+impl Line {
+    fn push(&mut self, key: QueueKey) {
+        let queues = self.queues.entry(key.project.clone()).or_default();
+        if queues.is_empty() {
+            self.projects.push_back(key.project.clone());
+        }
+        queues.push_back(key);
+    }
+
+    /// The first queue of the first project that may have its turn, which is the last one then.
+    fn pop(&mut self, may_have_it: impl Fn(&ProjectId) -> bool) -> Option<QueueKey> {
+        let at = self.projects.iter().position(may_have_it)?;
+        let project = self.projects.remove(at)?;
+        let queues = self.queues.get_mut(&project)?;
+        let key = queues.pop_front();
+        if queues.is_empty() {
+            self.queues.remove(&project);
+        } else {
+            self.projects.push_back(project);
+        }
+        key
+    }
+}
+
 /// The queues that are expanded or wait. Each is expanded once at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
     waiting: HashMap<QueueKey, Reason>,
-    /// Those that wait and are not running, in their order.
-    order: VecDeque<QueueKey>,
-    /// Likewise, those whose last expansion failed or was slow.
-    troubled_order: VecDeque<QueueKey>,
+    /// The number of those that wait, by project.
+    waiting_of: HashMap<ProjectId, usize>,
+    line: Line,
+    /// Those whose last expansion failed or was slow.
+    troubled_line: Line,
     running: HashMap<QueueKey, Running>,
     troubled: HashSet<QueueKey>,
 }
 
 impl Turns {
     /// Adds a queue: with news once more if it is running, by a look-up only if it is not. Returns
-    /// whether it is known to wait now; it does not if too many do.
+    /// whether it is known to wait now; it does not if too many do, in all or of its project.
     pub(crate) fn add(&mut self, key: QueueKey, reason: Reason) -> bool {
         if self.waiting.contains_key(&key) {
             return true;
         }
         let is_running = self.running.contains_key(&key);
-        if self.waiting.len() >= REMEMBERED || (is_running && reason == Reason::LookUp) {
+        let of_project = self.waiting_of.get(&key.project).copied().unwrap_or(0);
+        let is_full = self.waiting.len() >= REMEMBERED || of_project >= share(REMEMBERED);
+        if is_full || (is_running && reason == Reason::LookUp) {
             return false;
         }
         if !is_running {
             self.line_up(key.clone());
         }
+        self.waiting_of.insert(key.project.clone(), of_project + 1);
         self.waiting.insert(key, reason);
         true
     }
 
     fn line_up(&mut self, key: QueueKey) {
         let is_troubled = self.troubled.contains(&key);
-        let order = if is_troubled { &mut self.troubled_order } else { &mut self.order };
-        order.push_back(key);
+        let line = if is_troubled { &mut self.troubled_line } else { &mut self.line };
+        line.push(key);
     }
 
     /// The next queue to expand, which is running then.
     pub(crate) fn next(&mut self, now: Instant) -> Option<QueueKey> {
-        let slow = self.running.values().filter(|one| one.is_slow(now)).count();
-        let quick = self.running.len() - slow;
-        let (key, was_troubled) = if self.running.len() < ALL
-            && quick < QUICK
-            && let Some(key) = self.order.pop_front()
+        let running = &self.running;
+        let all = Counts::of(running.values(), now);
+        let of = |project: &ProjectId| {
+            let of_project = running.iter().filter(|(key, _)| key.project == *project);
+            Counts::of(of_project.map(|(_, one)| one), now)
+        };
+        let (key, was_troubled) = if all.leaves_one(|bound| bound)
+            && let Some(key) = self.line.pop(|project| of(project).leaves_one(share))
         {
             (key, false)
-        } else if slow < TROUBLED {
-            (self.troubled_order.pop_front()?, true)
+        } else if all.leaves_troubled(|bound| bound) {
+            (self.troubled_line.pop(|project| of(project).leaves_troubled(share))?, true)
         } else {
             return None;
         };
         let reason = self.waiting.remove(&key).unwrap_or(Reason::News);
+        if let Some(count) = self.waiting_of.get_mut(&key.project) {
+            *count -= 1;
+            if *count == 0 {
+                self.waiting_of.remove(&key.project);
+            }
+        }
         self.running.insert(key.clone(), Running { since: now, reason, was_troubled });
         Some(key)
     }
@@ -114,7 +192,7 @@ impl Turns {
     pub(crate) fn next_change(&self, now: Instant) -> Option<Instant> {
         let quick = self.running.values().filter(|one| !one.is_slow(now));
         let first = quick.map(|one| one.since + SLOW).min();
-        first.filter(|_| !self.order.is_empty())
+        first.filter(|_| !self.line.projects.is_empty())
     }
 }
 
@@ -124,9 +202,14 @@ mod tests {
 
     use super::*;
 
+    /// A queue of one of two projects.
     fn key(number: usize) -> QueueKey {
+        key_of(if number.is_multiple_of(2) { "even" } else { "odd" }, number)
+    }
+
+    fn key_of(project: &str, number: usize) -> QueueKey {
         let name = QueueName::new(&format!("q{number}")).unwrap();
-        QueueKey { project: ProjectId::new("p").unwrap(), kind: Kind::Queue, name }
+        QueueKey { project: ProjectId::new(project).unwrap(), kind: Kind::Queue, name }
     }
 
     /// How many are begun now.
@@ -180,6 +263,58 @@ mod tests {
         assert_eq!(turns.end(&key(1), false, start), Some(Reason::News));
         assert_eq!(begun(&mut turns, start), 0);
         assert!(turns.waiting.is_empty() && turns.running.is_empty());
+        assert!(turns.waiting_of.is_empty() && turns.line.queues.is_empty());
+    }
+
+    #[test]
+    fn a_project_with_many_queues_delays_no_other() {
+        let (mut turns, start) = (Turns::default(), Instant::now());
+        (0..REMEMBERED).for_each(|number| {
+            turns.add(key_of("busy", number), Reason::News);
+        });
+        assert!(!turns.add(key_of("busy", REMEMBERED), Reason::News), "it has its share");
+        assert_eq!(begun(&mut turns, start), share(QUICK));
+        for number in 0..REMEMBERED - share(REMEMBERED) {
+            assert!(turns.add(key_of("other", number), Reason::News));
+        }
+        // What the busy one leaves is the other's; then each has its turn.
+        assert_eq!(begun(&mut turns, start), QUICK - share(QUICK));
+        let mut turn = |ended: &QueueKey| {
+            turns.end(ended, false, start);
+            turns.next(start).unwrap()
+        };
+        let next: Vec<_> = (0..4).map(|number| turn(&key_of("busy", number))).collect();
+        let next: Vec<_> = next.iter().map(|key| key.project.as_str()).collect();
+        assert_eq!(next, ["busy", "other", "busy", "other"]);
+    }
+
+    #[test]
+    fn a_project_whose_store_does_not_answer_delays_no_other() {
+        let (mut turns, start) = (Turns::default(), Instant::now());
+        (0..1000).for_each(|number| {
+            turns.add(key_of("hangs", number), Reason::News);
+        });
+        let at = |times| start + SLOW * times;
+        let hanging: usize = (0..20).map(|times| begun(&mut turns, at(times))).sum();
+        assert_eq!(hanging, share(ALL));
+        assert!(turns.add(key_of("other", 0), Reason::News));
+        assert_eq!(turns.next(at(20)), Some(key_of("other", 0)));
+        // Those that failed, too.
+        let mut turns = Turns::default();
+        for (project, count) in [("hangs", 100), ("other", 1)] {
+            for number in 0..count {
+                let key = key_of(project, number);
+                turns.add(key.clone(), Reason::News);
+                assert_eq!(turns.next(start), Some(key.clone()));
+                turns.end(&key, true, start);
+            }
+        }
+        (0..100).for_each(|number| {
+            turns.add(key_of("hangs", number), Reason::News);
+        });
+        assert_eq!(begun(&mut turns, start), share(TROUBLED));
+        turns.add(key_of("other", 0), Reason::News);
+        assert_eq!(turns.next(start), Some(key_of("other", 0)));
     }
 
     #[test]
