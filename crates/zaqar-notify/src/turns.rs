@@ -274,7 +274,7 @@ mod tests {
         });
         assert!(!turns.add(key_of("busy", REMEMBERED), Reason::News), "it has its share");
         assert_eq!(begun(&mut turns, start), share(QUICK));
-        for number in 0..4 {
+        for number in 0..REMEMBERED - share(REMEMBERED) {
             assert!(turns.add(key_of("other", number), Reason::News));
         }
         // What the busy one leaves is the other's; then each has its turn.
