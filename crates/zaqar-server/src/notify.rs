@@ -527,7 +527,7 @@ fn sentence(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use zaqar_core::{Kind, QueueName, SystemClock};
+    use zaqar_core::{Kind, MemoryBounds, QueueName, SystemClock};
     use zaqar_storage_testkit::Memory;
 
     use super::*;
@@ -551,8 +551,16 @@ mod tests {
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let integrations = Integrations { keystone: None, event_poster: Arc::default() };
-        let deliveries =
-            Deliveries::new(&settings, &stores, &clock, None, integrations, Channels::new());
+        let memory = MemoryBudget::new(MemoryBounds::UNLIMITED);
+        let deliveries = Deliveries::new(
+            &settings,
+            &stores,
+            &clock,
+            None,
+            integrations,
+            Channels::new(),
+            &memory,
+        );
         let layer = deliveries.unwrap().subscribers();
         store.set_away(true);
         let (recent, _guard) = RecentErrors::keep();

@@ -188,7 +188,7 @@ where
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match self.kept.poll_ready(context) {
             Poll::Ready(Ok(())) => self.unkept.poll_ready(context),
-            other => other,
+            other @ (Poll::Ready(Err(_)) | Poll::Pending) => other,
         }
     }
 

@@ -139,8 +139,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
-    use std::sync::RwLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::RwLock;
 
     fn project(name: &str) -> ProjectId {
         ProjectId::new(name).unwrap()
@@ -153,7 +154,7 @@ mod tests {
         let resolver = SystemResolver::with(move |name| {
             counted.fetch_add(1, Ordering::SeqCst);
             if name.starts_with("slow") {
-                drop(gate.read());
+                drop(gate.blocking_read());
             }
             Ok(vec![Ipv4Addr::LOCALHOST.into()])
         });
@@ -174,7 +175,7 @@ mod tests {
     async fn names_of_one_project_delay_those_of_no_other() {
         let gate = Arc::new(RwLock::new(()));
         let (resolver, count) = slow(&gate);
-        let closed = gate.write().unwrap();
+        let closed = gate.write().await;
         let slow = start(&resolver);
         while count.load(Ordering::SeqCst) < LOOKUPS_PER_PROJECT {
             tokio::task::yield_now().await;
@@ -200,7 +201,7 @@ mod tests {
     async fn a_look_up_that_nobody_waits_for_still_counts() {
         let gate = Arc::new(RwLock::new(()));
         let (resolver, count) = slow(&gate);
-        let closed = gate.write().unwrap();
+        let closed = gate.write().await;
         let slow = start(&resolver);
         while count.load(Ordering::SeqCst) < LOOKUPS_PER_PROJECT {
             tokio::task::yield_now().await;
