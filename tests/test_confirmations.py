@@ -170,7 +170,7 @@ def test_a_repeated_change_asks_again_until_the_subscriber_confirms(
         for asked in (2, 3):
             same = {"subscriber": receiver.url("/other")}
             assert api.call("PATCH", path, json=same).status_code == 204
-            wait_until(lambda: len(receiver.of("/other")) >= asked, f"{asked} requests")
+            wait_until(lambda asked=asked: len(receiver.of("/other")) >= asked, f"{asked} requests")
         request = receiver.of("/other")[-1].json
         assert request["Message_Type"] == "SubscriptionConfirmation"
         assert signed_put(server, request, True).status_code == 204
