@@ -52,6 +52,13 @@ pub struct Outgoing<'a> {
     pub now: Timestamp,
 }
 
+impl Outgoing<'_> {
+    /// The length of the messages.
+    pub(crate) fn message_bytes(&self) -> usize {
+        self.messages.iter().map(|one| one.body.len()).sum()
+    }
+}
+
 /// Sends messages to subscribers of a scheme.
 #[async_trait]
 pub trait Channel: Send + Sync {
@@ -125,7 +132,8 @@ impl Webhooks {
             Ok(body) => body,
             Err(error) => return Attempt::Failed(Failure::Unusable(error.to_string())),
         };
-        let permit = match self.memory.acquire(outgoing, body.len()).await {
+        let bytes = outgoing.message_bytes().saturating_add(body.len());
+        let permit = match self.memory.acquire(&outgoing.queue.project, bytes).await {
             Ok(permit) => permit,
             Err(failure) => return Attempt::Failed(failure),
         };

@@ -260,9 +260,9 @@ impl Channel for Mail {
             Ok(message) => message,
             Err(why) => return Attempt::Failed(Failure::Unusable(why)),
         };
-        // The mail is encoded once more to be sent.
-        let text: usize = outgoing.messages.iter().map(|one| one.body.len()).sum();
-        let _permit = match self.memory.acquire(outgoing, 2 * text).await {
+        // The messages, the mail, and its encoding.
+        let bytes = outgoing.message_bytes().saturating_mul(3);
+        let _permit = match self.memory.acquire(&outgoing.queue.project, bytes).await {
             Ok(permit) => permit,
             Err(failure) => return Attempt::Failed(failure),
         };

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use zaqar_core::{Holder, MemoryBudget, Permit};
+use zaqar_core::{Holder, MemoryBudget, Permit, ProjectId};
 
-use crate::channel::Outgoing;
 use crate::outcome::Failure;
 
 /// How long a request waits for memory. It is a part of the attempt.
@@ -36,20 +35,19 @@ impl RequestMemory {
         Self { holder: budget.background(), released: Arc::default() }
     }
 
-    /// Charges a request of `bytes` and the messages that it is made of to their project. Waits for
-    /// a while if too much is in use.
+    /// Charges the bytes of a request, and of the messages that it is made of, to their project.
+    /// Waits for a while if too much is in use.
     pub(crate) async fn acquire(
         &self,
-        outgoing: &Outgoing<'_>,
+        project: &ProjectId,
         bytes: usize,
     ) -> Result<RequestPermit, Failure> {
-        let holder = self.holder.for_project(&outgoing.queue.project);
-        let messages: usize = outgoing.messages.iter().map(|one| one.body.len()).sum();
+        let holder = self.holder.for_project(project);
         let began = Instant::now();
         let (deadline, mut waited) = (began + WAIT, Duration::ZERO);
         loop {
             let released = self.released.notified();
-            match holder.try_acquire(messages.saturating_add(bytes)) {
+            match holder.try_acquire(bytes) {
                 Ok(permit) => {
                     let (permit, released) = (Some(permit), Arc::clone(&self.released));
                     return Ok(RequestPermit { permit, waited, released });
@@ -77,37 +75,14 @@ impl Drop for RequestPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Map;
-    use zaqar_core::{
-        Incarnation, Kind, MemoryBounds, MemoryScope, MessageId, Position, ProjectId, QueueKey,
-        QueueName, SubscriptionId, Timestamp,
-    };
+    use zaqar_core::{MemoryBounds, MemoryScope};
 
-    use crate::channel::OutgoingMessage;
-    use crate::row::Content;
-
-    /// Acquires for a message of ten bytes of a project.
     async fn acquire(
         memory: &RequestMemory,
         project: &str,
         bytes: usize,
     ) -> Result<RequestPermit, Failure> {
-        let project = ProjectId::new(project).unwrap();
-        let queue = QueueKey { project, kind: Kind::Queue, name: QueueName::new("q").unwrap() };
-        let id = MessageId { incarnation: Incarnation::new(1), position: Position::new(2) };
-        let (body, content) = (b"0123456789", Content::Message);
-        let outgoing = Outgoing {
-            queue: &queue,
-            subscription: SubscriptionId::new(1),
-            subscriber: "http://a/",
-            options: &Map::new(),
-            signing: None,
-            messages: &[OutgoingMessage { id, ttl: 60, content, body }],
-            is_batch: false,
-            timeout: None,
-            now: Timestamp::from_millis(0),
-        };
-        memory.acquire(&outgoing, bytes).await
+        memory.acquire(&ProjectId::new(project).unwrap(), bytes).await
     }
 
     fn scope(acquired: Result<RequestPermit, Failure>) -> MemoryScope {
@@ -123,7 +98,7 @@ mod tests {
         let bounds = MemoryBounds { process: 600, project: 400, ..MemoryBounds::UNLIMITED };
         let budget = MemoryBudget::new(bounds);
         let memory = RequestMemory::new(&budget);
-        let first = acquire(&memory, "a", 150).await.unwrap();
+        let first = acquire(&memory, "a", 160).await.unwrap();
         assert_eq!(budget.in_use(), 160);
         let began = Instant::now();
         assert_eq!(scope(acquire(&memory, "a", 50).await), MemoryScope::Project);
@@ -147,7 +122,7 @@ mod tests {
         let bounds = MemoryBounds { project: 400, ..MemoryBounds::UNLIMITED };
         let memory = RequestMemory::new(&MemoryBudget::new(bounds));
         let began = Instant::now();
-        assert_eq!(scope(acquire(&memory, "a", 200).await), MemoryScope::Project);
+        assert_eq!(scope(acquire(&memory, "a", 201).await), MemoryScope::Project);
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }
