@@ -27,6 +27,8 @@ use crate::subject::Subject;
 const IMMEDIATE_ATTEMPTS: u32 = 16;
 /// Seconds until a body is retried whose key is not configured.
 const UNREADABLE: u64 = 60;
+/// Seconds until a message is sent for which there was no memory.
+const OVER_BUDGET: u64 = 5;
 
 static UNREADABLE_LOG: StateLog = StateLog::new();
 static SECRET_LOG: StateLog = StateLog::new();
@@ -119,6 +121,9 @@ impl Sending<'_> {
         for _ in 0..IMMEDIATE_ATTEMPTS {
             let attempt = self.send().await;
             let ended = ended(&attempt);
+            if is_out_of_memory(&attempt) {
+                return self.wait(OVER_BUDGET, ended, None).await;
+            }
             if self.ends_some(&attempt)
                 && read_subject::has_changed(self.context, self.subject).await?
             {
@@ -417,14 +422,18 @@ impl Sending<'_> {
     }
 }
 
+/// Whether nothing was sent as this server has no memory for it at the moment.
+fn is_out_of_memory(attempt: &Attempt) -> bool {
+    matches!(attempt, Attempt::Failed(Failure::OverBudget(_)))
+        && matches!(attempt.verdict(), Verdict::Retry(_))
+}
+
 /// What an attempt says about its destination.
 fn ended(attempt: &Attempt) -> Ended {
     match attempt.verdict() {
         _ if attempt.is_overload() => Ended::Overloaded,
         // It says nothing about the destination.
-        Verdict::Retry(_) if matches!(attempt, Attempt::Failed(Failure::OverBudget(_))) => {
-            Ended::NotSent
-        }
+        Verdict::Retry(_) if is_out_of_memory(attempt) => Ended::NotSent,
         Verdict::Delivered | Verdict::Suspend => Ended::Working,
         Verdict::Retry(_) => Ended::Failing,
         Verdict::Rejected => match attempt {

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use zaqar_core::{MemoryBudget, MessageId, QueueKey, Secret, SubscriptionId, Timestamp};
 
 use crate::http::WebhookClient;
-use crate::memory::RequestMemory;
+use crate::memory::{RequestMemory, WAIT};
 use crate::outcome::{Attempt, Failure};
 use crate::row::Content;
 use crate::signature::SigningKeys;
@@ -132,8 +132,11 @@ impl Webhooks {
             Ok(body) => body,
             Err(error) => return Attempt::Failed(Failure::Unusable(error.to_string())),
         };
+        let Outgoing { queue, now, .. } = *outgoing;
+        // Half of it at least is left for the request.
+        let timeout = self.client.timeout(outgoing.timeout);
         let bytes = outgoing.message_bytes().saturating_add(body.len());
-        let permit = match self.memory.acquire(&outgoing.queue.project, bytes).await {
+        let permit = match self.memory.acquire(&queue.project, bytes, WAIT.min(timeout / 2)).await {
             Ok(permit) => permit,
             Err(failure) => return Attempt::Failed(failure),
         };
@@ -156,8 +159,7 @@ impl Webhooks {
             value.set_sensitive(true);
             headers.entry("x-auth-token").or_insert(value);
         }
-        let Outgoing { queue, now, .. } = *outgoing;
-        let timeout = self.client.timeout(outgoing.timeout).saturating_sub(permit.waited);
+        let timeout = timeout.saturating_sub(permit.waited);
         self.client.post(&queue.project, target, headers, body, Some(timeout), now).await
     }
 }

@@ -18,7 +18,7 @@ use tracing::warn;
 use zaqar_core::{MemoryBudget, Secret, StateLog};
 
 use crate::channel::{Channel, Outgoing, request_id};
-use crate::memory::RequestMemory;
+use crate::memory::{RequestMemory, WAIT};
 use crate::outcome::{Answer, Attempt, Failure};
 use crate::row::Content;
 use crate::target::Origin;
@@ -262,7 +262,7 @@ impl Channel for Mail {
         };
         // The messages, the mail, and its encoding.
         let bytes = outgoing.message_bytes().saturating_mul(3);
-        let _permit = match self.memory.acquire(&outgoing.queue.project, bytes).await {
+        let _permit = match self.memory.acquire(&outgoing.queue.project, bytes, WAIT).await {
             Ok(permit) => permit,
             Err(failure) => return Attempt::Failed(failure),
         };

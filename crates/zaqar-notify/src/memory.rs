@@ -9,8 +9,8 @@ use zaqar_core::{Holder, MemoryBudget, Permit, ProjectId};
 
 use crate::outcome::Failure;
 
-/// How long a request waits for memory. It is a part of the attempt.
-const WAIT: Duration = Duration::from_secs(3);
+/// How long a request waits for memory at most. It is a part of the attempt.
+pub(crate) const WAIT: Duration = Duration::from_secs(3);
 /// Between two looks at a budget of which others than deliveries may release something.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -36,15 +36,16 @@ impl RequestMemory {
     }
 
     /// Charges the bytes of a request, and of the messages that it is made of, to their project.
-    /// Waits for a while if too much is in use.
+    /// Waits for as long as `most` if too much is in use.
     pub(crate) async fn acquire(
         &self,
         project: &ProjectId,
         bytes: usize,
+        most: Duration,
     ) -> Result<RequestPermit, Failure> {
         let holder = self.holder.for_project(project);
         let began = Instant::now();
-        let (deadline, mut waited) = (began + WAIT, Duration::ZERO);
+        let (deadline, mut waited) = (began + most, Duration::ZERO);
         loop {
             let released = self.released.notified();
             match holder.try_acquire(bytes) {
@@ -82,7 +83,7 @@ mod tests {
         project: &str,
         bytes: usize,
     ) -> Result<RequestPermit, Failure> {
-        memory.acquire(&ProjectId::new(project).unwrap(), bytes).await
+        memory.acquire(&ProjectId::new(project).unwrap(), bytes, WAIT).await
     }
 
     fn scope(acquired: Result<RequestPermit, Failure>) -> MemoryScope {

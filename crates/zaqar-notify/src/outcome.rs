@@ -81,6 +81,10 @@ impl Attempt {
                 410 => Verdict::Suspend,
                 _ => Verdict::Rejected,
             },
+            // It never fits.
+            Self::Failed(Failure::OverBudget(over)) if over.requested > over.limit => {
+                Verdict::Rejected
+            }
             Self::Failed(Failure::Refused(_) | Failure::Unusable(_)) => Verdict::Rejected,
             Self::Failed(
                 Failure::OverBudget(_)
@@ -131,10 +135,12 @@ mod tests {
         let text = || "x".to_owned();
         let scope = zaqar_core::MemoryScope::Project;
         let over = zaqar_core::OverBudget { scope, limit: 1, in_use: 1, requested: 1 };
+        let never_fits = zaqar_core::OverBudget { requested: 2, ..over };
         let table = [
             (Failure::Refused(refused), Verdict::Rejected, false),
             (Failure::Unusable(text()), Verdict::Rejected, false),
             (Failure::OverBudget(over), Verdict::Retry(None), false),
+            (Failure::OverBudget(never_fits), Verdict::Rejected, false),
             (Failure::NoToken(text()), Verdict::Retry(None), false),
             (Failure::NoConnection(text()), Verdict::Retry(None), false),
             (Failure::NoAnswer(text()), Verdict::Retry(None), false),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{debug, info};
 use zaqar_core::storage::Error;
 use zaqar_core::{StateLog, Timestamp};
 
@@ -502,9 +502,14 @@ impl Service<'_> {
         count(&context.counters.suspended);
         let (queue, id) = (&self.key.queue, self.key.id);
         // A subscriber may be resumed and suspended without end.
-        if let Some(times) = SUSPENSION_LOG.failure() {
-            let (project, name) = (&queue.project, &queue.name);
-            info!(%project, queue = %name, subscription = %id, why, times, "subscription suspended");
+        let (project, name) = (&queue.project, &queue.name);
+        match SUSPENSION_LOG.failure() {
+            Some(times) => {
+                info!(%project, queue = %name, subscription = %id, why, times, "subscription suspended");
+            }
+            None => {
+                debug!(%project, queue = %name, subscription = %id, why, "subscription suspended")
+            }
         }
         Ok(Next::WithTicket)
     }

@@ -90,11 +90,14 @@ impl Subjects {
 
 impl State {
     fn add(&mut self, key: &SubscriptionKey, read: Read) {
-        let cached = self.read.get(key).map(|cached| cached.moment);
-        if cached.max(self.forgotten) > Some(read.moment) {
+        if self.read.get(key).is_some_and(|cached| cached.moment > read.moment) {
             return;
         }
+        // What is cached is older than what was read, which may itself be outdated.
         self.remove(key);
+        if self.forgotten > Some(read.moment) {
+            return;
+        }
         let bytes = read.subject.size();
         if self.read.len() >= REMEMBERED || self.bytes + bytes > REMEMBERED_BYTES {
             self.read.clear();
@@ -165,5 +168,11 @@ mod tests {
             subjects.add(subject("old"), before, at);
         }
         assert_eq!(cached().as_deref(), Some("new"));
+        // Another subscription is forgotten while this one is read.
+        let fifth = subjects.moment();
+        let other = SubscriptionKey { id: SubscriptionId::new(99), ..key.clone() };
+        subjects.forget(&other);
+        subjects.add(subject("newer"), fifth, at);
+        assert_eq!(cached(), None, "neither what was read nor what is older");
     }
 }

@@ -36,10 +36,13 @@ use zaqar_core::{
 use zaqar_storage_testkit::Memory;
 
 use crate::deliveries::{Deliveries, ROW_LEASE, Take, Taken};
-use crate::outcome::{Answer, Attempt};
+use crate::outcome::{Answer, Attempt, Failure};
 use crate::row::{Body, Content, Row, SHARDS, SubscriptionKey, schedule};
 use crate::target::{Origin, Target};
 use crate::{Channel, EventSink, Options, Outgoing, Parts, PlainBodies, Workers};
+
+/// Stands for a request that there is no memory for.
+const NO_MEMORY: u16 = 0;
 
 /// Answers with the scripted statuses, then with 204; records what it was sent.
 #[derive(Default)]
@@ -90,6 +93,11 @@ impl Channel for Script {
             "http://rejects/" => 400,
             _ => self.statuses.lock().unwrap().pop_front().unwrap_or(204),
         };
+        if status == NO_MEMORY {
+            let scope = zaqar_core::MemoryScope::Process;
+            let over = zaqar_core::OverBudget { scope, limit: 1, in_use: 1, requested: 1 };
+            return Attempt::Failed(Failure::OverBudget(over));
+        }
         Attempt::Answered(Answer { status, retry_after: None, body: Bytes::new() })
     }
 }

@@ -142,7 +142,9 @@ impl Deliveries {
             rules: self.rules.clone(),
             default_ttl: self.default_ttl,
             requires_confirmation: self.requires_confirmation,
-            log: StateLog::new(),
+            not_asked: StateLog::new(),
+            not_resumed: StateLog::new(),
+            not_removed: StateLog::new(),
         })
     }
 
@@ -264,8 +266,10 @@ struct SubscriberLayer {
     rules: SubscriberRules,
     default_ttl: u64,
     requires_confirmation: bool,
-    /// Limits logs about what could not be stored for a request.
-    log: StateLog,
+    /// Limit logs about what could not be stored for a request.
+    not_asked: StateLog,
+    not_resumed: StateLog,
+    not_removed: StateLog,
 }
 
 impl SubscriberRules {
@@ -343,17 +347,22 @@ impl SubscriberRules {
 impl SubscriberLayer {
     async fn confirm(&self, queue: &QueueKey, id: SubscriptionId, secs: u64, has_ended: bool) {
         let asked = self.handle.confirm(queue, id, secs, has_ended).await;
-        self.log_failure(asked, id, "a subscriber could not be asked to confirm");
+        log_failure(&self.not_asked, asked, id, "a subscriber could not be asked to confirm");
     }
+}
 
-    /// Logs a failure of the store, rarely if there are many: requests continue without it.
-    fn log_failure(&self, done: Result<(), StorageError>, id: SubscriptionId, what: &'static str) {
-        if let Err(error) = done
-            && let Some(failures) = self.log.failure()
-        {
-            let error = &error as &dyn std::error::Error;
-            warn!(error, subscription = %id, failures, "{what}");
-        }
+/// Logs a failure of the store, rarely if there are many: requests continue without it.
+fn log_failure(
+    log: &StateLog,
+    done: Result<(), StorageError>,
+    id: SubscriptionId,
+    what: &'static str,
+) {
+    if let Err(error) = done
+        && let Some(failures) = log.failure()
+    {
+        let error = &error as &dyn std::error::Error;
+        warn!(error, subscription = %id, failures, "{what}");
     }
 }
 
@@ -491,12 +500,13 @@ impl Subscribers for SubscriberLayer {
 
     async fn changed(&self, queue: &QueueKey, id: SubscriptionId) {
         let resumed = self.handle.resume(queue, id).await;
-        self.log_failure(resumed, id, "a subscription could not be resumed");
+        log_failure(&self.not_resumed, resumed, id, "a subscription could not be resumed");
     }
 
     async fn deleted(&self, queue: &QueueKey, id: SubscriptionId) {
         let removed = self.handle.remove(queue, id).await;
-        self.log_failure(removed, id, "deliveries of a deleted subscription could not be deleted");
+        let what = "deliveries of a deleted subscription could not be deleted";
+        log_failure(&self.not_removed, removed, id, what);
     }
 }
 

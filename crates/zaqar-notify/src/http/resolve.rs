@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::time::Instant;
 use zaqar_core::ProjectId;
 
@@ -25,24 +25,30 @@ pub trait Resolve: Send + Sync {
 /// Concurrent look-ups, at most: each blocks a thread of the runtime's pool.
 const LOOKUPS: usize = 64;
 /// Of these, of one project: names that no server answers for take the resolver's whole time.
-const LOOKUPS_PER_PROJECT: usize = 4;
+const LOOKUPS_PER_PROJECT: usize = 16;
 /// How long a name that did not resolve is not looked up again.
 const FAILED_FOR: Duration = Duration::from_secs(5);
 /// Names that did not resolve and are remembered, at most.
 const MAX_FAILED: usize = 1000;
 
 /// The system's resolver: `/etc/hosts`, DNS and whatever else is configured. 64 names are looked up
-/// at once, 4 of them for one project; a name that does not resolve is not looked up again for 5 s.
+/// at once, 16 of them for one project, and each name once at a time; one that does not resolve is
+/// not looked up again for 5 s.
 #[derive(Debug, Clone)]
 pub struct SystemResolver {
     lookups: Arc<Lookups>,
 }
+
+/// The addresses that the last look-up of a name found, and when it ended.
+type LastFound = Option<(Instant, Vec<IpAddr>)>;
 
 type LookUp = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 struct Lookups {
     all: Arc<Semaphore>,
     projects: Mutex<HashMap<ProjectId, Arc<Semaphore>>>,
+    /// Names that are being looked up.
+    names: Mutex<HashMap<String, Arc<AsyncMutex<LastFound>>>>,
     /// Until when names that did not resolve are not looked up.
     failed: Mutex<HashMap<String, Instant>>,
     /// Looks a name up; blocks.
@@ -69,6 +75,7 @@ impl SystemResolver {
         let lookups = Lookups {
             all: Arc::new(Semaphore::new(LOOKUPS)),
             projects: Mutex::default(),
+            names: Mutex::default(),
             failed: Mutex::default(),
             look_up: Box::new(look_up),
         };
@@ -81,8 +88,15 @@ impl Resolve for SystemResolver {
     async fn resolve(&self, project: &ProjectId, name: &str) -> io::Result<Vec<IpAddr>> {
         let (lookups, name) = (Arc::clone(&self.lookups), name.to_ascii_lowercase());
         lookups.check(&name)?;
-        let share = lookups.share(project);
-        let of_project = share.acquire_owned().await.map_err(io::Error::other)?;
+        // Whoever waits for the same name has no permit, and needs no look-up of its own.
+        let began = Instant::now();
+        let mut of_name = lookups.turn_of(&name).lock_owned().await;
+        if let Some((at, found)) = &*of_name
+            && *at >= began
+        {
+            return Ok(found.clone());
+        }
+        let of_project = lookups.share(project).acquire_owned().await.map_err(io::Error::other)?;
         let of_all = Arc::clone(&lookups.all).acquire_owned().await.map_err(io::Error::other)?;
         // Others that looked it up meanwhile may have failed.
         lookups.check(&name)?;
@@ -90,8 +104,9 @@ impl Resolve for SystemResolver {
             // The thread has the permits: it goes on if the caller gives up.
             let _permits = (of_project, of_all);
             let found = (lookups.look_up)(&name);
-            if found.is_err() {
-                lookups.note_failure(name);
+            match &found {
+                Ok(found) => *of_name = Some((Instant::now(), found.clone())),
+                Err(_) => lookups.note_failure(name),
             }
             found
         });
@@ -109,6 +124,17 @@ impl Lookups {
         let share = Arc::new(Semaphore::new(LOOKUPS_PER_PROJECT));
         projects.insert(project.clone(), Arc::clone(&share));
         share
+    }
+
+    fn turn_of(&self, name: &str) -> Arc<AsyncMutex<LastFound>> {
+        let mut names = lock(&self.names);
+        if let Some(turn) = names.get(name) {
+            return Arc::clone(turn);
+        }
+        names.retain(|_, turn| Arc::strong_count(turn) > 1);
+        let turn = Arc::<AsyncMutex<LastFound>>::default();
+        names.insert(name.to_owned(), Arc::clone(&turn));
+        turn
     }
 
     fn check(&self, name: &str) -> io::Result<()> {
@@ -195,6 +221,33 @@ mod tests {
             resolver.resolve(&project(&at.to_string()), "quick.example").await.unwrap();
         }
         assert!(lock(&resolver.lookups.projects).len() < 3);
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_once_for_all_who_wait_for_it() {
+        let gate = Arc::new(RwLock::new(()));
+        let (resolver, count) = slow(&gate);
+        let closed = gate.write().await;
+        let greedy = project("greedy");
+        let start = |_| {
+            let (resolver, greedy) = (resolver.clone(), greedy.clone());
+            tokio::spawn(async move { resolver.resolve(&greedy, "slow.example").await })
+        };
+        let slow: Vec<_> = (0..64).map(start).collect();
+        // Each of them waits now.
+        while Arc::strong_count(&resolver.lookups.turn_of("slow.example")) < 64 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(
+            resolver.resolve(&greedy, "quick.example").await.unwrap(),
+            [Ipv4Addr::LOCALHOST],
+            "one name delays no other"
+        );
+        drop(closed);
+        for slow in slow {
+            assert_eq!(slow.await.unwrap().unwrap(), [Ipv4Addr::LOCALHOST]);
+        }
+        assert_eq!(count.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]

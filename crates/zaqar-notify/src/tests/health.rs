@@ -167,3 +167,21 @@ async fn a_subscription_that_was_resumed_on_another_server_is_tried() {
     assert_eq!(scene.bodies(), ["1"]);
     assert_eq!(scene.health(id).await.state, SubscriberState::Ok);
 }
+
+#[tokio::test]
+async fn no_message_ends_for_want_of_memory() {
+    let mut scene = Scene::new().await;
+    let never = json!({"retries_with_no_delay": 0, "minimum_delay_retries": 0,
+        "minimum_delay": 5, "maximum_delay": 5, "maximum_delay_retries": 0});
+    scene.subscribe("http://a/", json!({"_retry_policy": never})).await;
+    scene.answer(&[NO_MEMORY; 10]);
+    scene.post("1", 3600, 0).await;
+    scene.step().await;
+    for _ in 0..10 {
+        assert_eq!(scene.sent().len(), 1, "tried once in 5 seconds");
+        scene.pass(5).await;
+    }
+    assert_eq!(scene.bodies(), ["1"]);
+    let counts = scene.workers.handle().counts();
+    assert_eq!((counts.failed, counts.delivered), (0, 1));
+}
