@@ -243,9 +243,8 @@ class TestHttp2:
         body = (piece for piece in (b'{"messages": [', b'{"ttl": 300, "body": 1}', b"]}"))
         assert http.post(f"/v2/queues/{queue}/messages", content=body).status_code == 201
 
-    @pytest.mark.parametrize("size", [MAX_POST + 1, 20 * MAX_POST])
-    def test_an_oversized_body_is_refused(self, http, queue, size):
-        answer = http.post(f"/v2/queues/{queue}/messages", content=document_of(size))
+    def test_an_oversized_body_is_refused(self, http, queue):
+        answer = http.post(f"/v2/queues/{queue}/messages", content=document_of(MAX_POST + 1))
         assert answer.status_code == 400
         assert str(MAX_POST) in answer.json()["description"]
 

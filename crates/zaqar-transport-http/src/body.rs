@@ -6,7 +6,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Version;
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -24,10 +23,6 @@ const DRAIN_BYTES: u64 = 1024 * 1024;
 
 /// How long discarding them may take.
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
-
-/// How long a body of any size is discarded over HTTP/2, where some clients lose the answer if the
-/// stream is reset while they send.
-const HTTP2_DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Bytes that a request occupies while it waits for its body: over HTTP/2, one connection may have
 /// many such requests.
@@ -137,30 +132,26 @@ impl RequestBody {
     }
 
     /// Reads and discards the rest of a small body, and returns whether the connection can be
-    /// reused. Over HTTP/1 a large body is not read, nor is one that the client sends only after a
-    /// `100 Continue` (`Expect: 100-continue`).
-    pub(crate) async fn drain(&mut self, expects_continue: bool, version: Version) -> bool {
+    /// reused. A large body is not read, nor one that the client sends only after a `100 Continue`
+    /// (`Expect: 100-continue`).
+    pub(crate) async fn drain(&mut self, expects_continue: bool) -> bool {
         if self.ended {
             return true;
         }
-        let (most, limit) = match version {
-            Version::HTTP_2 => (u64::MAX, HTTP2_DRAIN_LIMIT),
-            _ => (DRAIN_BYTES, DRAIN_LIMIT),
-        };
-        if expects_continue || self.body.size_hint().lower() > most {
+        if expects_continue || self.body.size_hint().lower() > DRAIN_BYTES {
             return false;
         }
         let draining = async {
             let mut drained = 0;
             while let Some(data) = self.next().await {
                 drained += data.as_ref().map_or(0, Bytes::len) as u64;
-                if data.is_err() || drained > most {
+                if data.is_err() || drained > DRAIN_BYTES {
                     return false;
                 }
             }
             true
         };
-        tokio::time::timeout(limit, draining).await.unwrap_or(false)
+        tokio::time::timeout(DRAIN_LIMIT, draining).await.unwrap_or(false)
     }
 }
 

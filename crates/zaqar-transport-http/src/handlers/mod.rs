@@ -166,7 +166,7 @@ pub(crate) async fn handle(inner: &Inner, request: Request<AnyBody>) -> Response
         respond::set(&mut response, header::WWW_AUTHENTICATE, authenticator.challenge());
     }
     // The next request on the connection would be read from the middle of an unread body.
-    if !body.has_ended() && !body.drain(headers.expect.is_some(), head.version).await {
+    if !body.has_ended() && !body.drain(headers.expect.is_some()).await {
         respond::close(&mut response);
     }
     if head.method == Method::HEAD { respond::without_body(response) } else { response }
