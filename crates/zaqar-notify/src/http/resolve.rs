@@ -32,23 +32,24 @@ const FAILED_FOR: Duration = Duration::from_secs(5);
 const MAX_FAILED: usize = 1000;
 
 /// The system's resolver: `/etc/hosts`, DNS and whatever else is configured. 64 names are looked up
-/// at once, 16 of them for one project, and each name once at a time; one that does not resolve is
-/// not looked up again for 5 s.
+/// at once, 16 of them for one project, and each name once at a time for it; one that does not
+/// resolve is not looked up again for 5 s.
 #[derive(Debug, Clone)]
 pub struct SystemResolver {
     lookups: Arc<Lookups>,
 }
 
-/// The addresses that the last look-up of a name found, and when it ended.
-type LastFound = Option<(Instant, Vec<IpAddr>)>;
+/// Held during a look-up: the addresses that the last one found, and when it ended.
+type Turn = Arc<AsyncMutex<Option<(Instant, Vec<IpAddr>)>>>;
 
 type LookUp = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 struct Lookups {
     all: Arc<Semaphore>,
     projects: Mutex<HashMap<ProjectId, Arc<Semaphore>>>,
-    /// Names that are being looked up.
-    names: Mutex<HashMap<String, Arc<AsyncMutex<LastFound>>>>,
+    /// Names that are being looked up, each for one project: one that waits for its share of
+    /// look-ups makes no other project wait.
+    names: Mutex<HashMap<(ProjectId, String), Turn>>,
     /// Until when names that did not resolve are not looked up.
     failed: Mutex<HashMap<String, Instant>>,
     /// Looks a name up; blocks.
@@ -90,7 +91,7 @@ impl Resolve for SystemResolver {
         lookups.check(&name)?;
         // Whoever waits for the same name has no permit, and needs no look-up of its own.
         let began = Instant::now();
-        let mut of_name = lookups.turn_of(&name).lock_owned().await;
+        let mut of_name = lookups.turn_of(project, &name).lock_owned().await;
         if let Some((at, found)) = &*of_name
             && *at >= began
         {
@@ -126,14 +127,15 @@ impl Lookups {
         share
     }
 
-    fn turn_of(&self, name: &str) -> Arc<AsyncMutex<LastFound>> {
+    fn turn_of(&self, project: &ProjectId, name: &str) -> Turn {
         let mut names = lock(&self.names);
-        if let Some(turn) = names.get(name) {
+        let key = (project.clone(), name.to_owned());
+        if let Some(turn) = names.get(&key) {
             return Arc::clone(turn);
         }
         names.retain(|_, turn| Arc::strong_count(turn) > 1);
-        let turn = Arc::<AsyncMutex<LastFound>>::default();
-        names.insert(name.to_owned(), Arc::clone(&turn));
+        let turn = Turn::default();
+        names.insert(key, Arc::clone(&turn));
         turn
     }
 
@@ -187,14 +189,22 @@ mod tests {
         (resolver, count)
     }
 
-    /// Starts look-ups of a project, as many as a project may have in flight.
-    fn start(resolver: &SystemResolver) -> Vec<tokio::task::JoinHandle<io::Result<Vec<IpAddr>>>> {
+    /// Starts look-ups of a project, as many as a project may have in flight, and waits until they
+    /// have all of its share.
+    async fn start(
+        resolver: &SystemResolver,
+        count: &AtomicUsize,
+    ) -> Vec<tokio::task::JoinHandle<io::Result<Vec<IpAddr>>>> {
         let start = |at| {
             let resolver = resolver.clone();
             let name = format!("slow{at}.example");
             tokio::spawn(async move { resolver.resolve(&project("greedy"), &name).await })
         };
-        (0..64).map(start).collect()
+        let slow = (0..64).map(start).collect();
+        while count.load(Ordering::SeqCst) < LOOKUPS_PER_PROJECT {
+            tokio::task::yield_now().await;
+        }
+        slow
     }
 
     #[tokio::test]
@@ -202,8 +212,12 @@ mod tests {
         let gate = Arc::new(RwLock::new(()));
         let (resolver, count) = slow(&gate);
         let closed = gate.write().await;
-        let slow = start(&resolver);
-        while count.load(Ordering::SeqCst) < LOOKUPS_PER_PROJECT {
+        let slow = start(&resolver, &count).await;
+        // One that waits for its share has its turn at a name that others want.
+        let (greedy, waiting) = (project("greedy"), resolver.clone());
+        let waiting =
+            tokio::spawn(async move { waiting.resolve(&project("greedy"), "quick.example").await });
+        while resolver.lookups.turn_of(&greedy, "quick.example").try_lock().is_ok() {
             tokio::task::yield_now().await;
         }
         let (quiet, failing) = (project("quiet"), Duration::from_secs(60));
@@ -215,6 +229,7 @@ mod tests {
         for slow in slow {
             slow.await.unwrap().unwrap();
         }
+        waiting.await.unwrap().unwrap();
         assert_eq!(resolver.lookups.all.available_permits(), LOOKUPS);
         // Shares that nobody uses are dropped.
         for at in 0..10 {
@@ -235,7 +250,7 @@ mod tests {
         };
         let slow: Vec<_> = (0..64).map(start).collect();
         // Each of them waits now.
-        while Arc::strong_count(&resolver.lookups.turn_of("slow.example")) < 64 {
+        while Arc::strong_count(&resolver.lookups.turn_of(&greedy, "slow.example")) < 64 {
             tokio::task::yield_now().await;
         }
         assert_eq!(
@@ -255,10 +270,7 @@ mod tests {
         let gate = Arc::new(RwLock::new(()));
         let (resolver, count) = slow(&gate);
         let closed = gate.write().await;
-        let slow = start(&resolver);
-        while count.load(Ordering::SeqCst) < LOOKUPS_PER_PROJECT {
-            tokio::task::yield_now().await;
-        }
+        let slow = start(&resolver, &count).await;
         for slow in slow {
             slow.abort();
             assert!(slow.await.unwrap_err().is_cancelled());

@@ -42,6 +42,15 @@ struct Scene {
 }
 
 impl Scene {
+    /// Claims at a server that dies after so many calls to stores. Returns whether it lived.
+    async fn claim_within(&self, calls: i64) -> bool {
+        let calls_left = Arc::new(AtomicI64::new(i64::MAX));
+        let dying = self.deployment.dying_server(Arc::clone(&calls_left)).await;
+        calls_left.store(calls, Ordering::Release);
+        claim(&dying, &self.source, &self.request(5), NOW).await.ok();
+        calls_left.load(Ordering::Acquire) >= 0
+    }
+
     /// The source has messages of two clients, which the next claim moves.
     async fn new() -> Self {
         let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
@@ -314,11 +323,7 @@ async fn letters_to_a_deleted_queue_are_deleted() {
 async fn letters_to_a_deleted_queue_of_the_virtual_pool_are_deleted() {
     for calls in 0..1000 {
         let scene = Scene::with_virtual_pool().await;
-        let calls_left = Arc::new(AtomicI64::new(i64::MAX));
-        let dying = scene.deployment.dying_server(Arc::clone(&calls_left)).await;
-        calls_left.store(calls, Ordering::Release);
-        claim(&dying, &scene.source, &scene.request(5), NOW).await.ok();
-        let is_finished = calls_left.load(Ordering::Acquire) >= 0;
+        let is_finished = scene.claim_within(calls).await;
         scene.server.close(&scene.dead, ASSUMED.incarnation).await.unwrap();
         scene.server.resume_dead_letters(LATER).await.unwrap();
         let again = Generation { incarnation: Incarnation::new(2), ..ASSUMED };
@@ -345,10 +350,7 @@ async fn letters_to_a_deleted_queue_of_the_virtual_pool_are_deleted() {
 async fn letters_that_expired_need_no_dead_letter_queue() {
     for calls in 0..60 {
         let scene = Scene::new().await;
-        let calls_left = Arc::new(AtomicI64::new(i64::MAX));
-        let dying = scene.deployment.dying_server(Arc::clone(&calls_left)).await;
-        calls_left.store(calls, Ordering::Release);
-        claim(&dying, &scene.source, &scene.request(5), NOW).await.ok();
+        scene.claim_within(calls).await;
         let store = scene.deployment.places.memory("memory:b");
         store.close(&scene.dead, ASSUMED.incarnation).await.unwrap();
         for later in [1300, 2000] {
@@ -414,10 +416,7 @@ async fn an_arrival_queue_that_is_opened_too_late_is_closed_again() {
     let mut lost = None;
     for calls in 0..60 {
         let scene = Scene::new().await;
-        let calls_left = Arc::new(AtomicI64::new(i64::MAX));
-        let dying = scene.deployment.dying_server(Arc::clone(&calls_left)).await;
-        calls_left.store(calls, Ordering::Release);
-        claim(&dying, &scene.source, &scene.request(5), NOW).await.ok();
+        scene.claim_within(calls).await;
         scene.server.resume_dead_letters(LATER).await.unwrap();
         let rows = scene.deployment.management.as_ref();
         let letters = project("zaqar.letters");
